@@ -1,0 +1,3 @@
+"""wardround: published clinical machine-learning systems on one patient store."""
+
+__version__ = "0.1.0"
