@@ -1,0 +1,82 @@
+"""What was known at a time. Every feature of every system reads through this file."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import polars as pl
+
+
+def known_at(
+    events: pl.LazyFrame,
+    predictions: pl.LazyFrame | pl.DataFrame,
+    lookback: timedelta | None = None,
+) -> pl.LazyFrame:
+    """Join each prediction with its subject's events that were known by then.
+
+    A row is known at `t` when it happened by `t` (`time <= t`) and could be read by `t`
+    (`available_time <= t`): a lab that was drawn but not yet filed, or a diagnosis that is coded
+    at discharge, is not. Static facts are always known. As in MEDS, `t` itself is included.
+
+    Args:
+        events: rows of a store (`EVENT_SCHEMA`, or fewer columns, with the two times).
+        predictions: `subject_id`, `prediction_time`, and any key columns, which are kept.
+        lookback: keep dated events after `t - lookback` only.
+
+    Returns:
+        One row for each (prediction, known event). A prediction without any has no row.
+    """
+    keys = predictions.lazy()
+    clashes = set(keys.collect_schema().names()) & set(events.collect_schema().names())
+    if clashes != {"subject_id"}:
+        shared = sorted(clashes - {"subject_id"})
+        raise ValueError(
+            f"predictions and events share columns {shared}: select fewer event columns or "
+            "rename the keys"
+        )
+    joined = keys.join(events, on="subject_id", how="inner")
+    t = pl.col("prediction_time")
+    known = (pl.col("time") <= t) & (pl.col("available_time") <= t)
+    if lookback is not None:
+        known &= pl.col("time") > t - lookback
+    return joined.filter(pl.col("time").is_null() | known)
+
+
+def stays_known_at(stays: pl.LazyFrame, predictions: pl.LazyFrame | pl.DataFrame) -> pl.LazyFrame:
+    """Join each prediction with its subject's stays that had begun by then.
+
+    Of a stay that was still going on at the prediction time, everything decided later is null:
+    its end, outcome and death, and for an ED stay the admission that it led to.
+
+    Args:
+        stays: `STAY_SCHEMA`.
+        predictions: `subject_id`, `prediction_time`, and any key columns, which are kept; a key
+            column that shares a name with a stay's column leaves the stay's as `<name>_stay`.
+
+    Returns:
+        One row for each (prediction, known stay).
+    """
+    t = pl.col("prediction_time")
+    going_on = pl.col("end").is_null() | (pl.col("end") > t)
+    is_ed = pl.col("kind") == "ed"
+
+    def hide(column: str, when: pl.Expr) -> pl.Expr:
+        return pl.when(~when).then(pl.col(column)).alias(column)
+
+    keys = predictions.lazy()
+    clash = set(keys.collect_schema().names()) - {"subject_id"}
+    rename = {c: f"{c}_stay" for c in stays.collect_schema().names() if c in clash}
+    known = (
+        stays.join(keys.select("subject_id", "prediction_time").unique(), on="subject_id")
+        .filter(pl.col("start") <= t)
+        .with_columns(
+            hide("outcome", going_on),
+            hide("died", going_on),
+            hide("death_time", going_on | (pl.col("death_time") > t)),
+            hide("hadm_id", going_on & is_ed),
+            hide("parent_id", going_on & is_ed),
+            hide("end", going_on),
+        )
+        .rename(rename)
+    )
+    return keys.join(known, on=["subject_id", "prediction_time"], how="inner")

@@ -1,0 +1,169 @@
+"""Opening and reading a patient store."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, TypeVar
+
+import joblib
+import polars as pl
+
+from wardround.errors import WardroundError
+from wardround.progress import track
+from wardround.store.asof import known_at, stays_known_at
+from wardround.store.schema import EVENT_SCHEMA
+from wardround.store.writer import recover
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class PatientStore:
+    """A patient store on disk: a MEDS dataset, its stays and where it came from.
+
+    Cheap to build and to send to another process: it holds paths, not data.
+    """
+
+    path: Path
+    provenance: dict[str, Any] = field(repr=False)
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of the store's content: equal data, equal fingerprint."""
+        return str(self.provenance["fingerprint"])
+
+    @property
+    def access(self) -> str:
+        """How the data may be used: `open`, `credentialed` or `synthetic`."""
+        return str(self.provenance["access"])
+
+    @property
+    def shards(self) -> list[str]:
+        """Shard names such as `train/0`. Each holds whole subjects and fits in memory."""
+        return list(self.provenance["shards"])
+
+    def events(self, shards: Sequence[str] | None = None) -> pl.LazyFrame:
+        """All rows, whatever is later than any prediction: for labels and counts only.
+
+        Features read through `known_at`.
+        """
+        names = self.shards if shards is None else list(shards)
+        if not names:
+            return pl.from_arrow(EVENT_SCHEMA.empty_table()).lazy()  # type: ignore[union-attr]
+        return pl.scan_parquet([self.path / "data" / f"{name}.parquet" for name in names])
+
+    def stays(self) -> pl.LazyFrame:
+        """All stays (`STAY_SCHEMA`), with their ends and outcomes: for cohorts and labels."""
+        return pl.scan_parquet(self.path / "stays.parquet")
+
+    def codes(self) -> pl.LazyFrame:
+        """Code metadata (`CODE_SCHEMA`)."""
+        return pl.scan_parquet(self.path / "metadata" / "codes.parquet")
+
+    def splits(self) -> pl.DataFrame:
+        """`subject_id`, `split` for every subject of the store."""
+        return pl.read_parquet(self.path / "metadata" / "subject_splits.parquet")
+
+    def known_at(
+        self,
+        predictions: pl.LazyFrame | pl.DataFrame,
+        *,
+        codes: pl.Expr | None = None,
+        lookback: timedelta | None = None,
+        columns: Sequence[str] | None = None,
+        shards: Sequence[str] | None = None,
+    ) -> pl.LazyFrame:
+        """Each prediction's events as known at its time; see `wardround.store.known_at`.
+
+        Args:
+            predictions: `subject_id`, `prediction_time` and key columns.
+            codes: a filter on event rows, applied while reading.
+            lookback: drop dated events older than this.
+            columns: event columns to read besides `subject_id`, `time` and `available_time`.
+            shards: read these alone.
+        """
+        events = self.events(shards)
+        if codes is not None:
+            events = events.filter(codes)
+        if columns is not None:
+            events = events.select(
+                dict.fromkeys(["subject_id", "time", "available_time", *columns])
+            )
+        return known_at(events, predictions, lookback)
+
+    def stays_known_at(self, predictions: pl.LazyFrame | pl.DataFrame) -> pl.LazyFrame:
+        """Each prediction's stays as known at its time; see `wardround.store.stays_known_at`."""
+        return stays_known_at(self.stays(), predictions)
+
+    def map_shards(
+        self, function: Callable[[str], T], *, jobs: int = 1, what: str = "Shards"
+    ) -> list[T]:
+        """Call `function` with every shard's name; results in the order of `shards`.
+
+        Args:
+            function: must be picklable when `jobs` is not 1.
+            jobs: worker processes, as in joblib; the joblib backend in force is respected.
+            what: the title of the progress bar.
+        """
+        work = joblib.Parallel(n_jobs=jobs, return_as="generator")(
+            joblib.delayed(function)(shard) for shard in self.shards
+        )
+        return list(track(work, what, total=len(self.shards)))
+
+    def verify(self) -> None:
+        """Read every file and compare its hash with the provenance; raise on a difference."""
+        for name, expected in track(self.provenance["store_files"].items(), "Verifying"):
+            with (self.path / name).open("rb") as stream:
+                found = hashlib.file_digest(stream, "sha256").hexdigest()
+            if found != expected["sha256"]:
+                raise WardroundError(
+                    f"{self.path / name} has changed since it was written; ingest the source again"
+                )
+
+
+def open_store(path: str | Path) -> PatientStore:
+    """Open a store that `wardround ingest` finished.
+
+    Raises:
+        WardroundError: nothing there, not a store of ours, or files missing or cut short.
+    """
+    path = Path(path)
+    recover(path)
+    if not path.is_dir():
+        raise WardroundError(
+            f"{path}: no such folder; make a store with `wardround ingest SOURCE {path}`"
+        )
+    provenance_file = path / "provenance.json"
+    if not provenance_file.is_file():
+        kind = (
+            "a MEDS dataset without the store's provenance.json"
+            if (path / "metadata" / "dataset.json").is_file()
+            else "not a patient store (it has no provenance.json)"
+        )
+        raise WardroundError(f"{path} is {kind}; make one with `wardround ingest SOURCE DEST`")
+    try:
+        provenance = json.loads(provenance_file.read_text())
+        files = {name: entry["bytes"] for name, entry in provenance["store_files"].items()}
+        _ = provenance["fingerprint"], provenance["access"], provenance["shards"]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise WardroundError(
+            f"{provenance_file} is damaged ({type(error).__name__}: {error}); "
+            "ingest the source again"
+        ) from error
+    for name, size in files.items():
+        file = path / name
+        if not file.is_file():
+            raise WardroundError(
+                f"the store {path} is incomplete: {name} is missing; ingest the source again"
+            )
+        if file.stat().st_size != size:
+            raise WardroundError(
+                f"the store {path} is damaged: {name} has {file.stat().st_size:,} bytes, "
+                f"expected {size:,}; ingest the source again"
+            )
+    return PatientStore(path, provenance)

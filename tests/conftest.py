@@ -1,0 +1,73 @@
+"""Fixtures that many rooms share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from wardround.store import (
+    CODE_SCHEMA,
+    EVENT_SCHEMA,
+    STAY_SCHEMA,
+    PatientStore,
+    StoreWriter,
+    open_store,
+    split_subjects,
+)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of open data sets that tests may read; skips where there is none."""
+    default = Path(__file__).parents[2] / "shared" / "data"
+    folder = Path(os.environ.get("WARDROUND_SHARED", default))
+    if not folder.is_dir():
+        pytest.skip(f"no open data at {folder}; set WARDROUND_SHARED")
+    return folder
+
+
+StoreMaker = Callable[..., PatientStore]
+
+
+@pytest.fixture
+def make_store(tmp_path: Path) -> StoreMaker:
+    """Write a small store from rows: dicts with any of the columns of events and stays."""
+
+    def make(
+        events: list[dict[str, object]] | pl.DataFrame,
+        stays: list[dict[str, object]] | pl.DataFrame = (),  # type: ignore[assignment]
+        name: str = "store",
+        shards: int = 1,
+    ) -> PatientStore:
+        frame = pl.DataFrame(
+            events, schema=dict(pl.from_arrow(EVENT_SCHEMA.empty_table()).schema)
+        ).with_columns(available_time=pl.coalesce("available_time", "time"))
+        frame = frame.sort("subject_id", "time", maintain_order=True, nulls_last=False)
+        subjects = frame["subject_id"].unique().sort()
+        splits = pl.DataFrame({"subject_id": subjects, "split": split_subjects(subjects)})
+        placed = frame.join(splits, on="subject_id", maintain_order="left").with_columns(
+            shard=pl.col("split") + "/" + (pl.col("subject_id") % shards).cast(pl.String)
+        )
+        with StoreWriter(tmp_path / name, overwrite=True) as writer:
+            for (shard,), rows in sorted(placed.group_by("shard", maintain_order=True)):
+                writer.write_shard(shard, rows.drop("split", "shard"))
+            counts = frame.group_by("code").agg(count=pl.len().cast(pl.Int64)).sort("code")
+            writer.finish(
+                codes=counts.with_columns(
+                    description=pl.lit(None, pl.String),
+                    parent_codes=pl.lit(None, pl.List(pl.String)),
+                ).select(CODE_SCHEMA.names),
+                stays=pl.DataFrame(
+                    stays, schema=dict(pl.from_arrow(STAY_SCHEMA.empty_table()).schema)
+                ),
+                splits=splits,
+                provenance={"source": "test", "source_version": "0", "access": "synthetic"},
+                dataset={"dataset_name": "test"},
+            )
+        return open_store(tmp_path / name)
+
+    return make
