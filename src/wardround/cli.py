@@ -1,0 +1,245 @@
+"""The `wardround` command."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import click
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from wardround import __version__
+from wardround.errors import WardroundError
+
+# Heavy imports stay inside the commands: `wardround --help` answers at once.
+
+app = typer.Typer(
+    name="wardround",
+    help="Published clinical machine-learning systems on one patient store.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+console = Console()
+
+Store = Annotated[Path, typer.Option("--data", help="A patient store made by `ingest`.")]
+Runs = Annotated[Path, typer.Option("--runs", help="Where run folders go.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace what stands at the destination.")]
+
+#: Open data sets that people ask for by name.
+WHERE_TO_GET = {
+    "mimic-iv-demo": (
+        "https://physionet.org/content/mimic-iv-demo/2.2/ (open, 100 patients) and, for the "
+        "emergency department, https://physionet.org/content/mimic-iv-ed-demo/2.2/"
+    ),
+    "mimic-iv": "https://physionet.org/content/mimiciv/ (needs credentialed access)",
+    "mimic-iv-ed": "https://physionet.org/content/mimic-iv-ed/ (needs credentialed access)",
+}
+
+
+@app.callback(invoke_without_command=True)
+def options(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Settings that hold for every command."""
+    if version:
+        console.print(__version__)
+        raise typer.Exit
+
+
+@app.command()
+def systems() -> None:
+    """List the installed systems and their tasks."""
+    from wardround.systems.base import available_systems, load_system
+
+    table = Table("System", "Paper", "Tasks", "State")
+    for name in available_systems():
+        card = load_system(name).card
+        table.add_row(name, card.paper, ", ".join(card.tasks), card.state)
+    console.print(table)
+
+
+@app.command()
+def hospital(
+    dest: Annotated[Path, typer.Argument(help="Folder to write, in MIMIC-IV's file formats.")],
+    patients: Annotated[int, typer.Option(min=1, help="How many patients.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Same seed, same hospital.")] = 0,
+    force: Force = False,
+) -> None:
+    """Generate a synthetic hospital."""
+    from wardround.sources.hospital import generate_hospital
+
+    summary = generate_hospital(dest, patients=patients, seed=seed, overwrite=force)
+    console.print(f"{dest}: {summary}")
+
+
+@app.command()
+def ingest(
+    folders: Annotated[
+        list[Path],
+        typer.Argument(help="Source folders, then the store to make.", metavar="SOURCE… DEST"),
+    ],
+    force: Force = False,
+    memory: Annotated[str, typer.Option(help="Memory that the engine may use.")] = "3GB",
+    threads: Annotated[int, typer.Option(min=0, help="0 takes every core.")] = 0,
+) -> None:
+    """Turn MIMIC-IV files into a patient store."""
+    from wardround.sources.mimic import format_report, ingest_mimic
+
+    if len(folders) < 2:
+        raise WardroundError("ingest takes at least one source folder and the store to make")
+    *sources, dest = folders
+    for source in sources:
+        if not source.is_dir():
+            where = WHERE_TO_GET.get(str(source))
+            advice = f"get it from {where} and give its folder" if where else "check the path"
+            raise WardroundError(f"{source}: no such folder; {advice}")
+    report = ingest_mimic(
+        sources, dest, overwrite=force, memory_limit=memory, threads=threads or None
+    )
+    console.print(format_report(report))
+    console.print(f"Store: {dest}")
+
+
+@app.command()
+def audit(
+    task: Annotated[str, typer.Argument(help="A task's name, or an ACES file.")],
+    data: Store,
+    out: Annotated[Path | None, typer.Option(help="Write the findings as JSON, too.")] = None,
+) -> None:
+    """Show what a task would have leaked without the rule of availability."""
+    from wardround.cohorts import audit as audit_task
+    from wardround.cohorts import load_task
+    from wardround.store import atomic_write, open_store
+
+    report = audit_task(load_task(task), open_store(data))
+    console.print(report.render())
+    if out is not None:
+        with atomic_write(out) as temporary:
+            temporary.write_text(json.dumps(report.to_dict(), indent=1))
+
+
+@app.command()
+def run(
+    system: Annotated[str, typer.Argument(help="A name from `wardround systems`.")],
+    data: Store,
+    preset: Annotated[
+        str, typer.Option(help="`tiny` (CPU, minutes) or `paper` (published sizes).")
+    ] = "tiny",
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="key=value; repeat as needed.")
+    ] = None,
+    runs: Runs = Path("runs"),
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Start anew even if the same run is there.")
+    ] = False,
+) -> None:
+    """Prepare, fit, evaluate and report a system."""
+    from wardround.runs import run_system
+    from wardround.store import open_store
+    from wardround.systems.base import load_system
+
+    chosen = load_system(system)
+    config = chosen.Config.build(preset, settings or [])
+    done = run_system(chosen, open_store(data), config, runs, fresh=fresh)
+    if done.origin == "found":
+        console.print("The same run was finished before; pass --fresh to repeat it.")
+    _print_results(done.path)
+    console.print(f"Report: {done.report}", soft_wrap=True)
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+) -> None:
+    """Render a run's report again from its metrics."""
+    from wardround.runs import write_report
+
+    console.print(f"Report: {write_report(folder)}", soft_wrap=True)
+
+
+@app.command()
+def compare(
+    folders: Annotated[list[Path], typer.Argument(metavar="RUN RUN…", help="Run folders.")],
+    out: Annotated[Path, typer.Option(help="The page to write.")] = Path("comparison.html"),
+) -> None:
+    """Put runs side by side."""
+    from wardround.reports import compare_report
+    from wardround.runs import load_results
+    from wardround.store import atomic_write
+
+    if len(folders) < 2:
+        raise WardroundError("compare takes two run folders or more")
+    results = [load_results(folder) for folder in folders]
+    with atomic_write(out) as temporary:
+        compare_report(results, temporary)
+    console.print(f"Comparison: {out}", soft_wrap=True)
+
+
+@app.command()
+def doctor(
+    data: Annotated[
+        Path | None, typer.Option("--data", help="Also verify every file of this store.")
+    ] = None,
+) -> None:
+    """Check the installation and, with --data, a store."""
+    import torch
+
+    from wardround.runs import environment
+    from wardround.store import open_store
+    from wardround.systems.base import available_systems, load_system
+
+    found = environment()
+    packages = found.pop("packages")
+    for key, value in found.items():
+        console.print(f"{key}: {value}")
+    cuda = torch.cuda.get_device_name() if torch.cuda.is_available() else "none (the CPU is used)"
+    console.print(f"GPU: {cuda}")
+    console.print("packages: " + ", ".join(f"{k} {v}" for k, v in packages.items()))
+    for name in available_systems():
+        load_system(name)
+        console.print(f"system {name}: loads")
+    if data is not None:
+        open_store(data).verify()
+        console.print(f"store {data}: complete, every file as written")
+
+
+def _print_results(folder: Path) -> None:
+    from wardround.runs import load_results
+
+    results = load_results(folder)
+    for task in results.tasks:
+        table = Table("Model", "AUROC", "AUPRC", title=task.title, title_justify="left")
+        for model in [*task.models, task.control]:
+            if model is not None:
+                cells = [_interval(model.metrics.get(m)) for m in ("auroc", "auprc")]
+                table.add_row(model.label, *cells)
+        console.print(table)
+
+
+def _interval(estimate: object) -> str:
+    value, low, high = (getattr(estimate, part, None) for part in ("value", "low", "high"))
+    if value is None:
+        return "–"
+    return f"{value:.3f}" + (f" ({low:.3f}–{high:.3f})" if low is not None else "")
+
+
+def main() -> None:
+    """Run the command line: a user's mistake is one line on standard error and status 1."""
+    try:
+        status = app(standalone_mode=False)
+    except WardroundError as error:
+        if "--debug" in sys.argv:
+            raise
+        sys.exit(f"wardround: {error}")
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        sys.exit("wardround: interrupted; run the same command again to go on")
+    sys.exit(status if isinstance(status, int) else 0)

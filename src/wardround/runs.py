@@ -1,0 +1,246 @@
+"""The runner: a system, a store and a config become a run folder.
+
+A run folder holds `config.yaml`, `environment.json`, `run.json`, `log.txt`, the stages that the
+system built (`work/…`, `model/…`), `predictions.parquet`, `metrics.json` and `report.html`. The
+report is written last: a folder without one is unfinished, and the next run with the same system,
+config and data goes on in it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import platform
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
+from typing import Any
+
+import filelock
+import meds
+import polars as pl
+import psutil
+import yaml
+
+from wardround import __version__
+from wardround.errors import WardroundError
+from wardround.evaluation import Results, StageTiming
+from wardround.reports import render_report
+from wardround.store import PatientStore, atomic_write
+from wardround.systems.base import System, SystemConfig
+from wardround.systems.workdir import Workdir, fingerprint_of
+
+log = logging.getLogger("wardround")
+
+PREDICTION_COLUMNS = {
+    "subject_id": pl.Int64,
+    "prediction_time": pl.Datetime("us"),
+    "boolean_value": pl.Boolean,
+    "predicted_boolean_value": pl.Boolean,
+    "predicted_boolean_probability": pl.Float64,
+    "task": pl.String,
+    "model": pl.String,
+    "split": pl.String,
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder and how it came about: `new`, `resumed` or `found` (finished before)."""
+
+    path: Path
+    origin: str
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report.html"
+
+
+def run_system(
+    system: System,
+    store: PatientStore,
+    config: SystemConfig,
+    runs_dir: Path,
+    *,
+    fresh: bool = False,
+) -> Run:
+    """Prepare, fit, evaluate and report; skip what an earlier start of the same run finished.
+
+    Args:
+        system: what to run.
+        store: the data.
+        config: validated settings.
+        runs_dir: run folders go to `runs_dir/<system>/<stamp>`.
+        fresh: start a new folder even if the same run is there, finished or not.
+
+    Returns:
+        The folder. With `origin` `found`, nothing was computed.
+    """
+    name = system.card.name
+    identity = fingerprint_of(
+        {
+            "system": name,
+            "version": __version__,
+            "config": config.model_dump(mode="json"),
+            "store": store.fingerprint,
+        }
+    )
+    earlier = None if fresh else _find(runs_dir / name, identity)
+    if earlier is not None and (earlier / "report.html").is_file():
+        return Run(earlier, "found")
+    folder = earlier or _create(runs_dir / name, identity, store, config)
+    lock = filelock.FileLock(folder / ".lock", timeout=0)
+    try:
+        lock.acquire()
+    except filelock.Timeout as error:
+        raise WardroundError(
+            f"another process is working on {folder}; wait for it, or pass --fresh for a new run"
+        ) from error
+    with lock, _logging_to(folder / "log.txt"):
+        log.info("%s, preset %s, data %s", name, config.preset, store.path)
+        workdir = Workdir(folder)
+        prepared = system.prepare(store, config, workdir)
+        fitted = system.fit(prepared, config, workdir)
+        evaluation = system.evaluate(fitted, prepared, config, workdir)
+        _write_predictions(evaluation.predictions, folder / "predictions.parquet")
+        results = evaluation.results.model_copy(
+            update={
+                "system": name,
+                "title": system.card.title,
+                "paper": system.card.paper,
+                "preset": config.preset,
+                "reported": system.card.reported,
+                "departures": system.card.departures,
+                "data": describe_data(store),
+                "config": config.model_dump(mode="json"),
+                "environment": json.loads((folder / "environment.json").read_text()),
+                "stages": [
+                    StageTiming(
+                        name=r.name, seconds=r.seconds, peak_mb=r.peak_mb, skipped=r.skipped
+                    )
+                    for r in workdir.records
+                ],
+            }
+        )
+        with atomic_write(folder / "metrics.json") as temporary:
+            temporary.write_text(results.to_json())
+        write_report(folder)
+        log.info("finished")
+    return Run(folder, "resumed" if earlier else "new")
+
+
+def load_results(run: Path) -> Results:
+    """Read the metrics of a finished run."""
+    file = run / "metrics.json"
+    if not file.is_file():
+        raise WardroundError(f"{run} is not a finished run (no metrics.json in it)")
+    try:
+        return Results.from_json(file.read_text())
+    except ValueError as error:
+        raise WardroundError(f"{file} cannot be read: {str(error).splitlines()[0]}") from error
+
+
+def write_report(run: Path) -> Path:
+    """Render `report.html` of a run from its metrics alone."""
+    target = run / "report.html"
+    with atomic_write(target) as temporary:
+        render_report(load_results(run), temporary)
+    return target
+
+
+def describe_data(store: PatientStore) -> dict[str, Any]:
+    """Where a run's data came from, for its report."""
+    return {
+        "path": str(store.path),
+        "source": store.provenance.get("source"),
+        "source_version": store.provenance.get("source_version"),
+        "access": store.access,
+        "fingerprint": store.fingerprint,
+        "subjects": sum(shard["subjects"] for shard in store.provenance["shards"].values()),
+        "events": sum(shard["rows"] for shard in store.provenance["shards"].values()),
+    }
+
+
+def environment() -> dict[str, Any]:
+    """Versions and hardware that a number may depend on."""
+    packages = {}
+    for requirement in requires("wardround") or []:
+        name = requirement.split(";")[0].strip()
+        for mark in "<>=![~ ":
+            name = name.split(mark)[0]
+        if "extra ==" in requirement:
+            continue
+        try:
+            packages[name] = version(name)
+        except PackageNotFoundError:
+            packages[name] = "not installed"
+    return {
+        "wardround": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cores": psutil.cpu_count(),
+        "memory_gb": round(psutil.virtual_memory().total / 2**30, 1),
+        "packages": packages,
+    }
+
+
+def _find(folder: Path, identity: str) -> Path | None:
+    """The newest run with this identity."""
+    for run in sorted(folder.glob("*/run.json"), reverse=True):
+        try:
+            if json.loads(run.read_text())["identity"] == identity:
+                return run.parent
+        except (ValueError, KeyError):
+            continue
+    return None
+
+
+def _create(folder: Path, identity: str, store: PatientStore, config: SystemConfig) -> Path:
+    started = datetime.now(UTC)
+    stamp = started.strftime("%Y%m%d-%H%M%S-%f")[:-3]
+    about = {
+        "identity": identity,
+        "store": str(store.path.absolute()),
+        "store_fingerprint": store.fingerprint,
+        "started_at": started.isoformat(timespec="seconds"),
+        "command": sys.argv,
+    }
+    with atomic_write(folder / stamp) as temporary:
+        temporary.mkdir()
+        (temporary / "config.yaml").write_text(
+            yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+        )
+        (temporary / "environment.json").write_text(json.dumps(environment(), indent=1))
+        (temporary / "run.json").write_text(json.dumps(about, indent=1))
+    return folder / stamp
+
+
+def _write_predictions(predictions: pl.DataFrame, path: Path) -> None:
+    table = predictions.select(PREDICTION_COLUMNS).cast(PREDICTION_COLUMNS)
+    labels = table.select("subject_id", "prediction_time", "boolean_value")
+    meds.LabelSchema.validate(meds.LabelSchema.align(labels.to_arrow()))
+    with atomic_write(path) as temporary:
+        table.write_parquet(temporary)
+
+
+@contextmanager
+def _logging_to(path: Path) -> Iterator[None]:
+    """Keep the run's log; ids and counts only ever reach it, no patient-level values."""
+    handler = logging.FileHandler(path)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    level = log.level
+    log.setLevel(logging.INFO)
+    log.addHandler(handler)
+    try:
+        yield
+    except BaseException as error:
+        log.error("stopped: %s: %s", type(error).__name__, error)
+        raise
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)
+        handler.close()
