@@ -1,0 +1,161 @@
+"""Charlson and Elixhauser comorbidities from mixed ICD-9-CM and ICD-10-CM codes.
+
+The groups are those of Quan et al. 2005 (Med Care 43(11):1130-1139), declared as code prefixes in
+data/charlson.yaml and data/elixhauser.yaml. A code may belong to several groups. Names that end in
+1 and 2 stand for the milder and the graver form: DM1 uncomplicated and DM2 complicated diabetes,
+HTN1 and HTN2 likewise, Liver1 mild and Liver2 moderate or severe, Cancer1 any malignancy and
+Cancer2 metastatic.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from typing import Literal
+
+import polars as pl
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from wardround.errors import WardroundError
+from wardround.ontology.codes import unique_codes
+from wardround.ontology.tables import package_yaml
+
+ComorbiditySystem = Literal["charlson", "elixhauser"]
+
+# Where both are present, the hierarchy counts the graver only.
+_GRAVER = {"Liver1": "Liver2", "DM1": "DM2", "Cancer1": "Cancer2"}
+
+
+class _Group(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    title: str
+    icd9: str
+    icd10: str
+    weight: int | None = None
+
+
+class _Absent(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    icd9: str
+    icd10: str
+
+
+class _System(BaseModel):
+    """Layout of data/charlson.yaml and data/elixhauser.yaml."""
+
+    model_config = ConfigDict(extra="forbid")
+    system: ComorbiditySystem
+    absent: _Absent
+    groups: dict[str, _Group]
+
+
+def comorbidity_names(system: ComorbiditySystem) -> tuple[str, ...]:
+    """Return the group names in the order of the paper's table: 17 Charlson, 31 Elixhauser."""
+    return tuple(_system(system).groups)
+
+
+def comorbidity_groups(codes: pl.DataFrame, system: ComorbiditySystem) -> pl.DataFrame:
+    """Return the comorbidity groups of each distinct code.
+
+    Args:
+        codes: frame with icd_code (any spelling) and icd_version (9 or 10); other columns ignored.
+            Many rows are welcome: the work is on distinct codes only.
+        system: "charlson" or "elixhauser".
+
+    Returns:
+        icd_code (as it came, so that the result joins back), icd_version, group: one row for each
+        group of a code; codes of no group are absent. The published lists are taken at their word:
+        nothing is taken out of a group because a graver one applies (see charlson_index).
+
+    Raises:
+        WardroundError: an unknown system, a missing column, a version that is neither 9 nor 10.
+    """
+    prefixes = _prefixes(system)
+    unique = unique_codes(codes)
+    integer = unique.schema["icd_version"]
+    hits = [
+        unique.with_columns(prefix=pl.col("code").str.slice(0, width)).join(
+            of_width.with_columns(pl.col("icd_version").cast(integer)),
+            on=["icd_version", "prefix"],
+        )
+        for (width,), of_width in prefixes.group_by(pl.col("prefix").str.len_chars().alias("width"))
+    ]
+    return (
+        pl.concat(hits)
+        .select("icd_code", "icd_version", "group")
+        .unique()
+        .sort("icd_version", "icd_code", "group")
+    )
+
+
+def charlson_index(prefix: str = "cci_", *, hierarchy: bool = True) -> pl.Expr:
+    """Return the Charlson index (int64) over 17 flag columns named prefix + group.
+
+    Weights: 1 for MI, CHF, PVD, Stroke, Dementia, Pulmonary, Rheumatic, PUD, Liver1, DM1; 2 for
+    DM2, Paralysis, Renal, Cancer1; 3 for Liver2; 6 for Cancer2, HIV (Charlson et al. 1987, Table 3;
+    the paper's separate leukaemia and lymphoma, 2 each, are within Cancer1 in Quan's lists).
+
+    Args:
+        prefix: what the flag columns are called before the group name.
+        hierarchy: count Liver2, DM2 and Cancer2 instead of, not on top of, Liver1, DM1 and Cancer1.
+    """
+    points = []
+    for name, group in _system("charlson").groups.items():
+        flag = _flag(prefix, name)
+        if hierarchy and name in _GRAVER:
+            flag = flag & ~_flag(prefix, _GRAVER[name])
+        points.append(flag.cast(pl.Int64) * group.weight)
+    return pl.sum_horizontal(points).alias("charlson_index")
+
+
+def charlson_age_points(age: pl.Expr) -> pl.Expr:
+    """Return the points (int64) that age adds to the index: one for each full decade above 40.
+
+    50-59 years 1, 60-69 years 2, and so on without a ceiling (Charlson et al. 1987). Null age stays
+    null.
+    """
+    return ((age.floor() - 40) // 10).clip(lower_bound=0).cast(pl.Int64)
+
+
+def expand_prefixes(declared: str) -> list[str]:
+    """Return undotted prefixes from text such as "428 425.4-425.9 I21-I22"."""
+    prefixes = []
+    for token in declared.replace(".", "").split():
+        match = re.fullmatch(r"([A-Z]*)(\d+)(?:-([A-Z]*)(\d+))?", token)
+        if match is None or (match[4] and (match[3] != match[1] or len(match[4]) != len(match[2]))):
+            raise WardroundError(f"{token!r} is neither a code prefix nor a range of prefixes")
+        letter, first, last = match[1], match[2], match[4] or match[2]
+        prefixes += [
+            f"{letter}{number:0{len(first)}d}" for number in range(int(first), int(last) + 1)
+        ]
+    return prefixes
+
+
+@functools.cache
+def _system(name: ComorbiditySystem) -> _System:
+    if name not in ("charlson", "elixhauser"):
+        raise WardroundError(
+            f"no comorbidity system is called {name!r}; choose charlson or elixhauser"
+        )
+    try:
+        return _System.model_validate(package_yaml(name))
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise WardroundError(f"ontology/data/{name}.yaml, {place}: {first['msg']}") from error
+
+
+@functools.cache
+def _prefixes(system: ComorbiditySystem) -> pl.DataFrame:
+    """Return (icd_version, prefix, group), every declared range spelled out."""
+    rows = [
+        (version, prefix, name)
+        for name, group in _system(system).groups.items()
+        for version, declared in ((9, group.icd9), (10, group.icd10))
+        for prefix in expand_prefixes(declared)
+    ]
+    return pl.DataFrame(rows, schema=["icd_version", "prefix", "group"], orient="row")
+
+
+def _flag(prefix: str, name: str) -> pl.Expr:
+    return pl.col(prefix + name).cast(pl.Boolean).fill_null(False)
