@@ -111,8 +111,8 @@ def hourly_vitals(
 
     def block(records: Records, rows: pl.DataFrame) -> pl.DataFrame:
         values = _fill(_points(records, rows, method), rows, width, method)
-        flat = values.reshape(len(rows), -1)
-        dtype = pl.Array(pl.Float32, width * len(CHANNELS))
+        flat = values.reshape(len(rows), width * len(CHANNELS))
+        dtype = pl.Array(pl.Float32, flat.shape[1])
         return pl.DataFrame({"grid": pl.Series(flat, dtype=dtype)})
 
     wanted = code_in(list(CODES))

@@ -8,7 +8,7 @@ one group share both their times: the rule keeps or drops them together either w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -77,15 +77,14 @@ def by_shard(
         features = block(records, rows.drop(ROW))
         return pl.concat([rows.select(ROW), features], how="horizontal")
 
-    def one(shard: str) -> pl.DataFrame:
+    def one(shard: str) -> pl.DataFrame | None:
         wanted = store.events([shard]).filter(codes)
         events = wanted.join(subjects.lazy(), on="subject_id", how="semi").collect()
-        return run(events, numbered.join(events, on="subject_id", how="semi"))
+        rows = numbered.join(events, on="subject_id", how="semi")
+        return run(events, rows) if len(rows) else None
 
-    parts = store.map_shards(one, what=what)
-    done = (
-        pl.concat([part.select(ROW) for part in parts]) if parts else numbered.select(ROW).clear()
-    )
+    parts = [part for part in store.map_shards(one, what=what) if part is not None]
+    done = pl.concat([numbered.select(ROW).clear(), *(part.select(ROW) for part in parts)])
     rest = numbered.join(done, on=ROW, how="anti")
     if len(rest) or not parts:
         parts.append(run(store.events([]).collect(), rest))
@@ -113,7 +112,7 @@ def number_rows(predictions: pl.DataFrame, keys: Mapping[str, str] | None = None
     )
 
 
-def require_columns(frame: pl.DataFrame, names: Any) -> None:
+def require_columns(frame: pl.DataFrame, names: Iterable[str]) -> None:
     """Raise a `WardroundError` that names the columns missing from a predictions frame."""
     missing = [name for name in dict.fromkeys(names) if name not in frame.columns]
     if missing:
