@@ -119,7 +119,8 @@ def prior_codes(
         scheme: how codes of both ICD versions are brought together:
 
             - "icd10", "icd9": codes of the other version go through the General Equivalence
-              Mappings to their best target; those without one are left out;
+              Mappings to their best target (`wardround.ontology.crosswalk`); those without one
+              are left out;
             - "3digit": categories, the first three characters of the ICD-10 code.
         lookback: ignore codes dated at or before prediction time - lookback.
 

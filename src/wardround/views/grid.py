@@ -84,10 +84,10 @@ def hourly_vitals(
     - "mean": their mean,
     - "linear": the linear interpolation at start + h hours, as in the benchmark,
 
-    and where there is none, the previous hour's value, else the next known one (forward, then
-    backward fill). Values charted before the start count as earlier ones, values of one channel
-    charted in the same second are averaged. Of a visit with more than `max_hours` hours the last
-    ones are kept.
+    and where there is none, the value of the last hour before that has one, else of the first
+    hour after. Values charted before the start count as earlier hours. Of two values charted in
+    the same second "last" takes the one available later, then the greater; "linear" their mean.
+    Of a visit with more than `max_hours` hours the last ones are kept.
 
     Args:
         store: any patient store.
@@ -110,7 +110,7 @@ def hourly_vitals(
     visits = visits.with_columns(first_hour=pl.Series(total - lengths), length=pl.Series(lengths))
 
     def block(records: Records, rows: pl.DataFrame) -> pl.DataFrame:
-        values = _fill(_points(records, rows, method), rows, width, method)
+        values = _fill(_points(records, rows, method), rows, width, method == "linear")
         flat = values.reshape(len(rows), width * len(CHANNELS))
         dtype = pl.Array(pl.Float32, flat.shape[1])
         return pl.DataFrame({"grid": pl.Series(flat, dtype=dtype)})
@@ -145,27 +145,27 @@ def _points(records: Records, visits: pl.DataFrame, method: Method) -> pl.DataFr
         .drop_nulls("value")
     )
     seconds = (pl.col("time") - pl.col("visit_start")).dt.total_seconds()
-    if method == "mean":  # every value of an hour stands at the hour's beginning
+    if method != "linear":  # an hour's one value stands at its beginning
         seconds = seconds // HOUR * HOUR
+    value = pl.col("value")
     return (
         known_at(events, keys)
         .filter(pl.col("stay_id") == pl.col("visit_id"))
+        .sort("time", "available_time", "value")
         .group_by(pl.col(ROW).cast(pl.Int64), "channel", seconds.alias("seconds"))
-        .agg(pl.col("value").mean())
+        .agg(value.last() if method == "last" else value.mean())
         .sort(ROW, "seconds")
         .collect()
     )
 
 
-def _fill(points: pl.DataFrame, visits: pl.DataFrame, width: int, method: Method) -> np.ndarray:
+def _fill(points: pl.DataFrame, visits: pl.DataFrame, width: int, interpolate: bool) -> np.ndarray:
     """Look each hour up among its visit's points; shape (n, width, channels)."""
     grid = np.zeros((len(visits), width, len(CHANNELS)), np.float32)
     lengths = visits["length"].to_numpy()
     row = np.repeat(np.arange(len(visits)), lengths)
     hour = np.arange(len(row)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
     at = (hour + np.repeat(visits["first_hour"].to_numpy(), lengths)) * HOUR
-    if method == "last":
-        at = at + HOUR - 1  # whole seconds: the last one of the hour
     for channel, name in enumerate(CHANNELS):
         of_channel = points.filter(pl.col("channel") == name)
         grid[row, hour, channel] = _look_up(
@@ -174,7 +174,7 @@ def _fill(points: pl.DataFrame, visits: pl.DataFrame, width: int, method: Method
             of_channel["value"].to_numpy(),
             row,
             at,
-            interpolate=method == "linear",
+            interpolate=interpolate,
         )
     return grid
 
