@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
-import click
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -232,14 +231,10 @@ def _interval(estimate: object) -> str:
 def main() -> None:
     """Run the command line: a user's mistake is one line on standard error and status 1."""
     try:
-        status = app(standalone_mode=False)
+        app()
     except WardroundError as error:
         if "--debug" in sys.argv:
             raise
         sys.exit(f"wardround: {error}")
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
+    except KeyboardInterrupt:
         sys.exit("wardround: interrupted; run the same command again to go on")
-    sys.exit(status if isinstance(status, int) else 0)

@@ -1,0 +1,329 @@
+"""Event maps to Ibis expressions. Nothing here knows the engine that will run them."""
+
+from __future__ import annotations
+
+import functools
+import operator
+from collections.abc import Mapping
+
+import ibis
+import ibis.expr.types as ir
+
+from wardround.sources.mimic.mapping import Event, Table
+
+#: Columns of a staged row: those of an event, which event it is (-1: none), whether it stands
+#: first for its source row, and why the row was rejected.
+STAGED = (
+    "subject_id",
+    "time",
+    "code",
+    "numeric_value",
+    "text_value",
+    "available_time",
+    "hadm_id",
+    "stay_id",
+    "event",
+    "first",
+    "reason",
+)
+SUBJECTS = ibis.table({"subject_id": "int64"}, name="subjects")
+
+
+def lookup_name(table: str, key: str) -> str:
+    """The engine's name for `table` reduced to one row a key."""
+    return f"lookup_{table}_{key}"
+
+
+def text_table(name: str, columns: Mapping[str, str | None]) -> ir.Table:
+    """A source table whose columns are text; columns that the file lacks are null."""
+    present = {source: "string" for source in columns.values() if source is not None}
+    table = ibis.table(present, name=name)
+    return table.select(
+        **{
+            column: ibis.null("string") if source is None else table[source]
+            for column, source in columns.items()
+        }
+    )
+
+
+class CompiledTable:
+    """A table of the map over the source's text columns, as expressions.
+
+    Args:
+        name: the table; also what the engine calls its file.
+        table: its declaration.
+        columns: names in the file; see `check_columns`.
+        lookups: joined tables that are present.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        table: Table,
+        columns: Mapping[str, str | None],
+        lookups: Mapping[str, Mapping[str, str]],
+    ) -> None:
+        self.table = table
+        self._raw = text_table(name, columns)
+        typed, broken = self._parse(self._raw)
+        joined = self._join(typed, lookups)
+        self.rows = self._derive(joined)
+        self._broken = broken
+
+    def _parse(self, raw: ir.Table) -> tuple[ir.Table, list[tuple[str, str]]]:
+        """Cast the declared columns; remember (column, flag) pairs of what did not parse."""
+        declared = self.table
+        kinds = dict.fromkeys(["subject_id", *declared.ids, *declared.integers], "int64")
+        kinds |= {c: "int64" for c in ("hadm_id", "stay_id") if c in raw.columns}
+        kinds |= dict.fromkeys(declared.numbers, "float64")
+        kinds |= dict.fromkeys([*declared.times, *declared.dates], "timestamp")
+        columns: dict[str, ir.Value] = {}
+        broken = []
+        for name in raw.columns:
+            text = raw[name]
+            kind = kinds.get(name)
+            if kind is None:
+                columns[name] = text
+                continue
+            value = _number(text) if kind == "float64" else text.strip().try_cast(kind)
+            columns[name] = value
+            flag = f"{name}__broken"
+            columns[flag] = text.notnull() & value.isnull()
+            broken.append((name, flag))
+        return raw.select(**columns), broken
+
+    def _join(self, typed: ir.Table, lookups: Mapping[str, Mapping[str, str]]) -> ir.Table:
+        known = SUBJECTS.select(known_subject=SUBJECTS.subject_id)
+        joined = typed.left_join(known, typed.subject_id == known.known_subject)
+        for other, join in self.table.join.items():
+            if other not in lookups:
+                joined = joined.mutate(**{c: ibis.null("timestamp") for c in join.take})
+                joined = joined.mutate(**{f"{other}__found": ibis.literal(True)})
+                continue
+            schema = lookups[other]
+            right = ibis.table(dict(schema), name=lookup_name(other, join.key))
+            right = right.select(
+                right[join.key].name(f"{other}__key"), *(right[c] for c in join.take)
+            )
+            left = joined
+            joined = left.left_join(right, left[join.key] == right[f"{other}__key"])
+            joined = joined.mutate(**{f"{other}__found": joined[f"{other}__key"].notnull()})
+        return joined
+
+    def _derive(self, rows: ir.Table) -> ir.Table:
+        computed = {}
+        for name, rule in self.table.derive.items():
+            ((function, arguments),) = rule.items()
+            values = [rows[a] for a in arguments]
+            if function == "first":
+                computed[name] = ibis.coalesce(*values)
+            elif function == "first_or_end_of_day":
+                computed[name] = ibis.coalesce(values[0], _end_of_day(values[1]))
+            elif function == "january_first":
+                year = (values[0] - values[1]).cast("string").lpad(4, "0")
+                computed[name] = (year + "-01-01").try_cast("timestamp")
+            else:
+                raise ValueError(f"unknown rule {function!r} for {name}")
+        return rows.mutate(**computed) if computed else rows
+
+    @property
+    def reason(self) -> ir.StringValue:
+        """Why a row is rejected, the first reason that holds; null for a row that is kept."""
+        rows, declared = self.rows, self.table
+        cases: list[tuple[ir.BooleanValue, str]] = [
+            (rows["subject_id__broken"], "subject_id is not a number"),
+            (rows.subject_id.isnull(), "subject_id is missing"),
+            (rows.known_subject.isnull(), "unknown subject"),
+        ]
+        for column, flag in self._broken:
+            if column == "subject_id":
+                continue
+            is_time = column in (*declared.times, *declared.dates)
+            cases.append((rows[flag], f"{column} is not a {'time' if is_time else 'number'}"))
+        needed = [*declared.ids, *declared.must]
+        cases += [(rows[column].isnull(), f"{column} is missing") for column in needed]
+        for other, join in declared.join.items():
+            if not join.optional:
+                reason = f"no row of {other} with this {join.key}"
+                cases.append((~rows[f"{other}__found"], reason))
+        for start, end in declared.intervals:
+            cases.append((rows[end] < rows[start], f"{end} is before {start}"))
+        whole = [(condition.fill_null(False), ibis.literal(text)) for condition, text in cases]
+        return ibis.cases(*whole, else_=ibis.null("string"))
+
+    def staged(self) -> ir.Table:
+        """All events of all rows in one pass (`STAGED`).
+
+        Every source row gives at least one staged row: a rejected one, and one without events,
+        stand with a null code.
+        """
+        rows = self.rows.mutate(reason=self.reason)
+        kept = rows.reason.isnull()
+        valid = [kept & _valid(rows, event) for event in self.table.events.values()]
+        events = list(self.table.events.values())
+        hadm_id = rows.hadm_id if "hadm_id" in rows.columns else ibis.null("int64")
+        ids = {
+            "hadm_id": hadm_id if self.table.hadm_id else ibis.null("int64"),
+            "stay_id": rows.stay_id if "stay_id" in rows.columns else ibis.null("int64"),
+        }
+        if len(events) == 1:
+            (event,), (holds,) = events, valid
+            columns = _event_columns(rows, event, self.table)
+            return rows.select(
+                subject_id=rows.subject_id,
+                **{**columns, "code": holds.ifelse(columns["code"], ibis.null("string"))},
+                **ids,
+                event=holds.ifelse(0, -1).cast("int8"),
+                first=ibis.literal(True),
+                reason=rows.reason,
+            ).select(*STAGED)
+        none = ~functools.reduce(operator.or_, valid)
+        structs = []
+        before: ir.BooleanValue = ibis.literal(False)
+        for number, (event, holds) in enumerate(zip(events, valid, strict=True)):
+            columns = _event_columns(rows, event, self.table)
+            structs.append(
+                ibis.struct(
+                    {
+                        **columns,
+                        "event": ibis.literal(number, "int8"),
+                        "first": ~before,
+                        "holds": holds,
+                    }
+                )
+            )
+            before = before | holds
+        structs.append(
+            ibis.struct(
+                {
+                    "time": ibis.null("timestamp"),
+                    "code": ibis.null("string"),
+                    "numeric_value": ibis.null("float64"),
+                    "text_value": ibis.null("string"),
+                    "available_time": ibis.null("timestamp"),
+                    "event": ibis.literal(-1, "int8"),
+                    "first": ibis.literal(True),
+                    "holds": none,
+                }
+            )
+        )
+        spread = rows.select(
+            subject_id=rows.subject_id, **ids, reason=rows.reason, e=ibis.array(structs).unnest()
+        )
+        flat = spread.select("subject_id", "hadm_id", "stay_id", "reason", **_fields(spread.e))
+        return flat.filter(flat.holds).select(*STAGED)
+
+    def stays(self) -> ir.Table:
+        """The stays that the kept rows are (`STAY_SCHEMA`, `died` of ICU stays still open)."""
+        stay = self.table.stay
+        if stay is None:
+            raise ValueError("the table declares no stay")
+        rows = self.rows.mutate(reason=self.reason)
+        rows = rows.filter(rows.reason.isnull())
+        died: ir.Value = ibis.null("boolean")
+        if stay.died:
+            died = (rows[stay.died.column].cast("string") == stay.died.equals).fill_null(False)
+        return rows.select(
+            subject_id=rows.subject_id,
+            stay_id=rows[stay.id],
+            kind=ibis.literal(stay.kind),
+            start=rows[stay.start],
+            end=rows[stay.end],
+            hadm_id=rows[stay.hadm_id],
+            parent_id=rows[stay.parent_id] if stay.parent_id else ibis.null("int64"),
+            unit=rows[stay.unit],
+            outcome=rows[stay.outcome],
+            died=died,
+            death_time=rows[stay.death_time] if stay.death_time else ibis.null("timestamp"),
+        )
+
+    def lookup(self, key: str, take: Mapping[str, str]) -> ir.Table:
+        """One row a key for other tables to join: the least of each column."""
+        rows = self.rows
+        return (
+            rows.filter(rows[key].notnull())
+            .group_by(key)
+            .agg(**{column: rows[column].min() for column in take})
+        )
+
+    def rejects(self) -> ir.Table:
+        """For each reason, the file's first row that has it (the header is row 1)."""
+        rows = self.rows.mutate(reason=self.reason)
+        rows = rows.mutate(row=ibis.row_number() + 2)
+        rows = rows.filter(rows.reason.notnull())
+        return rows.group_by("reason").agg(row=rows.row.min())
+
+    def raw_ids(self, column: str) -> ir.Table:
+        """The distinct values of an integer column, before any row is judged."""
+        ids = self._raw.select(**{column: self._raw[column].strip().try_cast("int64")})
+        return ids.filter(ids[column].notnull()).distinct()
+
+    def column_kind(self, column: str) -> str:
+        """The Ibis type of a column, for lookups."""
+        return str(self.rows[column].type())
+
+
+def _event_columns(rows: ir.Table, event: Event, table: Table) -> dict[str, ir.Value]:
+    time = rows[event.time] if event.time else ibis.null("timestamp")
+    available = time
+    if event.available:
+        available = ibis.greatest(ibis.coalesce(rows[event.available], time), time)
+    elif event.time in table.dates:
+        available = _end_of_day(time)
+    number: ir.Value = ibis.null("float64")
+    if event.number:
+        number = rows[event.number]
+        if event.number not in table.numbers:
+            number = _number(number)
+    text: ir.Value = ibis.null("string")
+    if event.text:
+        text = rows[event.text].cast("string")
+        if event.number:
+            # Text that only repeats the number is left out.
+            text = (_number(text) == number).fill_null(False).ifelse(ibis.null("string"), text)
+    return {
+        "time": time,
+        "code": _code(rows, event),
+        "numeric_value": number,
+        "text_value": text,
+        "available_time": available,
+    }
+
+
+def _code(rows: ir.Table, event: Event) -> ir.StringValue:
+    code: ir.Value = ibis.literal("")
+    for index, part in enumerate(event.parts):
+        if isinstance(part, str):
+            piece: ir.Value = ibis.literal(part)
+        else:
+            piece = rows[part[0]].cast("string")
+            if part[1] is not None:
+                piece = piece.fill_null(part[1])
+        code = piece if index == 0 else code + piece
+    return code
+
+
+def _valid(rows: ir.Table, event: Event) -> ir.BooleanValue:
+    holds: ir.BooleanValue = ibis.literal(True)
+    if event.time:
+        holds = holds & rows[event.time].notnull()
+    if event.when:
+        holds = holds & rows[event.when].notnull()
+    for part in event.parts:
+        if isinstance(part, tuple) and part[1] is None:
+            holds = holds & rows[part[0]].notnull()
+    return holds
+
+
+def _number(text: ir.Value) -> ir.FloatingValue:
+    """Text to a finite number; null where it is none ("NaN" and "inf" are none)."""
+    value = text.cast("string").strip().try_cast("float64")
+    return (value.isnan() | value.isinf()).ifelse(ibis.null("float64"), value)
+
+
+def _end_of_day(time: ir.Value) -> ir.TimestampValue:
+    return time.truncate("D") + ibis.interval(days=1) - ibis.interval(microseconds=1)
+
+
+def _fields(struct: ir.Value) -> dict[str, ir.Value]:
+    return {name: struct[name] for name in struct.names}

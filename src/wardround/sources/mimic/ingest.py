@@ -1,0 +1,428 @@
+"""MIMIC-IV files to a patient store."""
+
+from __future__ import annotations
+
+import gc
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pyarrow.parquet as pq
+
+from wardround.errors import WardroundError
+from wardround.ontology import dotted_icd
+from wardround.progress import track
+from wardround.sources.mimic.compile import CompiledTable, lookup_name
+from wardround.sources.mimic.engine import Engine, compile_sql
+from wardround.sources.mimic.mapping import Module, Table, load_maps
+from wardround.sources.mimic.report import IngestReport, count_rows, missing_tables
+from wardround.sources.mimic.tables import (
+    SourceFile,
+    check_columns,
+    find_tables,
+    hash_file,
+    published_hashes,
+)
+from wardround.store import (
+    DEFAULT_FRACTIONS,
+    EVENT_SCHEMA,
+    SPLITS,
+    STAY_SCHEMA,
+    StoreWriter,
+    split_subjects,
+)
+
+EVENT_COLUMNS = EVENT_SCHEMA.names
+
+
+def ingest_mimic(
+    sources: Sequence[str | Path],
+    dest: str | Path,
+    *,
+    overwrite: bool = False,
+    fractions: Sequence[float] = DEFAULT_FRACTIONS,
+    seed: int = 0,
+    subjects_per_block: int = 1000,
+    memory_limit: str = "3GB",
+    threads: int | None = None,
+    maps: Mapping[str, Module] | None = None,
+) -> IngestReport:
+    """Ingest MIMIC-IV (hosp, icu, ed; any subset of tables) into a store.
+
+    Each table is read once, as text, and staged as events in the order of its rows; then blocks
+    of subjects are read from all staged tables, sorted and written. Memory is bounded by
+    `memory_limit` and one block.
+
+    Args:
+        sources: folders that hold tables as `.csv.gz` or `.csv`, flat or in module folders.
+        dest: the store to make.
+        overwrite: replace a store that stands there.
+        fractions, seed: the subject split; see `wardround.store.split_subjects`.
+        subjects_per_block: how many subjects are sorted at a time.
+        memory_limit: of the engine, as DuckDB reads it.
+        threads: of the engine; all cores by default.
+        maps: event maps; MIMIC-IV's own by default.
+
+    Returns:
+        The ledger, also kept in the store.
+
+    Raises:
+        WardroundError: what is wrong with which file; no store is left behind.
+    """
+    began = time.perf_counter()
+    maps = load_maps() if maps is None else maps
+    files = find_tables([Path(source) for source in sources], maps)
+    tables = {
+        name: table
+        for module in maps.values()
+        for name, table in module.tables.items()
+        if name in files
+    }
+    columns = {
+        name: check_columns(files[name], table, [(n, t) for n, t in tables.items() if n != name])
+        for name, table in tables.items()
+    }
+    _check_joins(files, tables)
+    with (
+        StoreWriter(dest, overwrite=overwrite) as writer,
+        _engine(writer.workdir, memory_limit, threads) as engine,
+        ThreadPoolExecutor(1) as hasher,
+    ):
+        hashes = {name: hasher.submit(hash_file, file.path) for name, file in files.items()}
+        for file in files.values():
+            engine.add_file(file)
+        staging = _Staging(engine, writer.workdir, files, tables, columns)
+        subjects = staging.find_subjects()
+        engine.add_subjects(subjects)
+        staging.run()
+        report = IngestReport(
+            "mimic-iv", _release(files, engine), _access(files), subjects=len(subjects)
+        )
+        report.missing = missing_tables(maps, files)
+        report.tables = staging.reports()
+        stays = staging.stays(report)
+        splits = pl.DataFrame(
+            {"subject_id": subjects, "split": split_subjects(subjects, fractions, seed)}
+        )
+        counts = _write_blocks(writer, staging.paths, splits, subjects_per_block)
+        splits = splits.join(counts.subjects, on="subject_id", how="semi")
+        report.subjects = len(splits)
+        report.events = int(counts.codes["count"].sum())
+        report.changed_files = _changed(files, hashes)
+        codes = _describe(counts.codes, maps, files, engine)
+        report.seconds = round(time.perf_counter() - began, 2)
+        writer.finish(
+            codes=codes,
+            stays=stays,
+            splits=splits,
+            provenance={
+                "source": report.source,
+                "source_version": report.source_version,
+                "access": report.access,
+                "files": {
+                    file.name: {
+                        "path": str(file.path),
+                        "bytes": file.path.stat().st_size,
+                        "sha256": hashes[name].result(),
+                    }
+                    for name, file in files.items()
+                },
+                "missing": report.missing,
+                "split": {"fractions": list(fractions), "seed": seed},
+            },
+            dataset={"dataset_name": "MIMIC-IV", "dataset_version": report.source_version},
+            report=report.to_dict(),
+        )
+    return report
+
+
+class _Staging:
+    """The source's tables on their way to staged events."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        folder: Path,
+        files: Mapping[str, SourceFile],
+        tables: Mapping[str, Table],
+        columns: Mapping[str, Mapping[str, str | None]],
+    ) -> None:
+        self._engine = engine
+        self._files = files
+        self._tables = tables
+        self._columns = columns
+        self._compiled: dict[str, CompiledTable] = {}
+        self.paths = {name: folder / f"{name}.parquet" for name in tables}
+
+    def find_subjects(self) -> pl.Series:
+        """Every subject of `patients`, ascending."""
+        file = self._files["patients"]
+        rows = CompiledTable("patients", self._tables["patients"], self._columns["patients"], {})
+        found = self._engine.read(rows.raw_ids("subject_id"), file)["subject_id"]
+        if found.is_empty():
+            raise WardroundError(f"{file.path} names no subject; is it MIMIC-IV's patients table?")
+        return found.sort()
+
+    def run(self) -> None:
+        """Stage every table; while one runs, the next is compiled."""
+        lookups = self._make_lookups()
+        pending: Future[None] | None = None
+        collecting = gc.isenabled()
+        gc.disable()  # compiling makes many small objects and no garbage worth collecting
+        try:
+            with ThreadPoolExecutor(1) as runner:
+                for name, table in track(self._tables.items(), "Reading tables"):
+                    own = {
+                        other: lookups[other, join.key]
+                        for other, join in table.join.items()
+                        if (other, join.key) in lookups
+                    }
+                    compiled = CompiledTable(name, table, self._columns[name], own)
+                    self._compiled[name] = compiled
+                    sql = compile_sql(compiled.staged())
+                    if pending is not None:
+                        pending.result()
+                    pending = runner.submit(self._stage, name, sql)
+                if pending is not None:
+                    pending.result()
+        finally:
+            if collecting:
+                gc.enable()
+
+    def _stage(self, name: str, sql: str) -> None:
+        self._engine.stage(sql, self.paths[name], self._files[name])
+        self._engine.sort_by_subject(self.paths[name], self._files[name])
+
+    def _make_lookups(self) -> dict[tuple[str, str], dict[str, str]]:
+        """Evaluate what other tables join, once each: {(table, key): {column: type}}."""
+        wanted: dict[tuple[str, str], list[str]] = {}
+        for table in self._tables.values():
+            for other, join in table.join.items():
+                if other in self._tables:
+                    wanted.setdefault((other, join.key), []).extend(join.take)
+        lookups = {}
+        for (other, key), take in wanted.items():
+            rows = CompiledTable(other, self._tables[other], self._columns[other], {})
+            schema = {column: rows.column_kind(column) for column in dict.fromkeys([key, *take])}
+            lookups[other, key] = schema
+            only = {column: kind for column, kind in schema.items() if column != key}
+            self._engine.keep(lookup_name(other, key), rows.lookup(key, only), self._files[other])
+        return lookups
+
+    def reports(self) -> dict[str, Any]:
+        """The ledgers, with an example row for each reason."""
+        reports = {}
+        for name, table in self._tables.items():
+            file = self._files[name]
+            report = count_rows(self.paths[name], list(table.events), file.path)
+            if report.rejected:
+                rows = self._engine.read(self._compiled[name].rejects(), file)
+                report.first_row = dict(rows.select("reason", "row").iter_rows())
+            reports[file.name] = report
+        return reports
+
+    def stays(self, report: IngestReport) -> pl.DataFrame:
+        """All stays; of several rows with one id the first counts."""
+        schema = dict(pl.DataFrame(STAY_SCHEMA.empty_table()).schema)
+        frames = [pl.DataFrame(schema=schema)]
+        for name, table in self._tables.items():
+            if table.stay is not None:
+                rows = self._engine.read(self._compiled[name].stays(), self._files[name])
+                frames.append(rows.select(pl.col(c).cast(t) for c, t in schema.items()))
+        listed = pl.concat(frames)
+        stays = listed.unique(["kind", "stay_id"], keep="first", maintain_order=True)
+        report.duplicate_stays = len(listed) - len(stays)
+        report.stays = {
+            kind: int((stays["kind"] == kind).sum()) for kind in ("ed", "hospital", "icu")
+        }
+        # An ICU stay knows its admission's death: it died there if that was before its end.
+        in_icu = pl.col("kind") == "icu"
+        there = pl.col("death_time").is_between("start", "end").fill_null(False)
+        return stays.with_columns(
+            died=pl.when(in_icu).then(there).otherwise("died"),
+            death_time=pl.when(~in_icu | there).then("death_time"),
+        ).sort("subject_id", "start", "kind", "stay_id")
+
+
+class _Counts:
+    """What the written blocks hold: subjects with events, and how often each code occurs."""
+
+    def __init__(self) -> None:
+        self._codes: list[pl.DataFrame] = []
+        self._subjects: list[pl.DataFrame] = []
+
+    def add(self, events: pl.DataFrame) -> None:
+        self._codes.append(events.group_by("code").agg(count=pl.len().cast(pl.Int64)))
+        self._subjects.append(events.select(pl.col("subject_id").unique()))
+        if len(self._codes) > 16:
+            self._codes = [self.codes]
+
+    @property
+    def codes(self) -> pl.DataFrame:
+        return pl.concat(self._codes).group_by("code").agg(pl.col("count").sum()).sort("code")
+
+    @property
+    def subjects(self) -> pl.DataFrame:
+        return pl.concat(self._subjects)
+
+
+def _write_blocks(
+    writer: StoreWriter, paths: Mapping[str, Path], splits: pl.DataFrame, size: int
+) -> _Counts:
+    """Sort and write one block of neighbouring subjects after another."""
+    counts = _Counts()
+    blocks = [splits[start : start + size] for start in range(0, len(splits), size)]
+    staged = [path for path in paths.values() if pq.read_metadata(path).num_rows]
+    for number, block in enumerate(track(blocks, "Writing shards")):
+        low, high = block["subject_id"][0], block["subject_id"][-1]
+        parts = [
+            pl.scan_parquet(path)
+            .filter(pl.col("subject_id").is_between(low, high), pl.col("code").is_not_null())
+            .select(EVENT_COLUMNS)
+            .with_columns(pl.col("numeric_value").cast(pl.Float32))
+            for path in staged
+        ]
+        # Stable: rows of one moment stand in the order of the maps and of their files.
+        events = (
+            pl.concat(parts)
+            .collect()
+            .sort("subject_id", "time", nulls_last=False, maintain_order=True)
+        )
+        if events.is_empty():
+            continue
+        counts.add(events)
+        split_of = events.select("subject_id").join(
+            block, on="subject_id", how="left", maintain_order="left"
+        )["split"]
+        for split in SPLITS:
+            rows = events.filter(split_of == split)
+            if len(rows):
+                writer.write_shard(f"{split}/{number}", rows)
+    return counts
+
+
+def _describe(
+    codes: pl.DataFrame, maps: Mapping[str, Module], files: Mapping[str, SourceFile], engine: Engine
+) -> pl.DataFrame:
+    """Descriptions and parents of the codes from the source's dictionaries."""
+    import ibis
+
+    described = []
+    for module in maps.values():
+        for dictionary in module.dictionaries:
+            file = files.get(dictionary.table)
+            needed = [*dictionary.keys, dictionary.text]
+            if file is None or not set(needed) <= set(file.header):
+                continue
+            listed = engine.read(
+                ibis.table(dict.fromkeys(needed, "string"), name=dictionary.table), file
+            )
+            listed = listed.select(pl.col(needed).str.strip_chars()).drop_nulls(
+                list(dictionary.keys)
+            )
+            parts = pl.col("code").str.split("//")
+            keyed = codes.filter(pl.col("code").str.starts_with(dictionary.codes)).with_columns(
+                parts.list.get(index, null_on_oob=True).str.strip_chars().alias(key)
+                for key, index in dictionary.keys.items()
+            )
+            found = keyed.join(
+                listed.unique(list(dictionary.keys), keep="first"), on=list(dictionary.keys)
+            )
+            described.append(
+                found.select(
+                    "code",
+                    description=pl.col(dictionary.text),
+                    parent_codes=_parents(dictionary.parent, found),
+                )
+            )
+    empty = pl.DataFrame(
+        schema={
+            "code": pl.String,
+            "description": pl.String,
+            "parent_codes": pl.List(pl.String),
+        }
+    )
+    known = pl.concat([empty, *described]).unique("code", keep="first")
+    return codes.join(known, on="code", how="left").sort("code")
+
+
+def _parents(kind: str | None, found: pl.DataFrame) -> pl.Expr:
+    """Vocabulary codes as MIMIC-IV-MEDS writes them: `ICD10CM/I50.9`, `ICD9Proc/88.72`."""
+    if kind is None:
+        return pl.lit(None, pl.List(pl.String))
+    of_diagnosis = kind == "ICD"
+    dotted = dotted_icd(
+        pl.col("icd_code"),
+        pl.col("icd_version").cast(pl.Int64, strict=False),
+        kind="diagnosis" if of_diagnosis else "procedure",
+    )
+    names = {"9": "ICD9CM/", "10": "ICD10CM/"}
+    if not of_diagnosis:
+        names = {"9": "ICD9Proc/", "10": "ICD10PCS/"}
+    vocabulary = pl.col("icd_version").replace_strict(names, default=None)
+    return pl.concat_list(vocabulary + dotted)
+
+
+def _check_joins(files: Mapping[str, SourceFile], tables: Mapping[str, Table]) -> None:
+    for name, table in tables.items():
+        for other, join in table.join.items():
+            if other not in tables and not join.optional:
+                raise WardroundError(
+                    f"{files[name].path} needs the table {other} (for {', '.join(join.take)}), "
+                    "which is missing; add its folder to the sources"
+                )
+
+
+def _release(files: Mapping[str, SourceFile], engine: Engine) -> str:
+    """The release, as far as the columns and years tell."""
+    header = set(files["admissions"].header) if "admissions" in files else set()
+    if "ethnicity" in header:
+        return "1.0"
+    if "anchor_year_group" in files["patients"].header:
+        import ibis
+
+        years = ibis.table({"anchor_year_group": "string"}, name="patients").distinct()
+        groups = engine.read(years, files["patients"])["anchor_year_group"]
+        if any(group and group.startswith("2020") for group in groups):
+            return "3.1"
+    return "2.2"
+
+
+def _access(files: Mapping[str, SourceFile]) -> str:
+    """How the data may be used, by what lies beside the patients: unknown is credentialed."""
+    root = files["patients"].root
+    if (root / "SYNTHETIC.json").is_file():
+        try:
+            json.loads((root / "SYNTHETIC.json").read_text())
+        except ValueError as error:
+            raise WardroundError(f"{root / 'SYNTHETIC.json'} is not JSON: {error}") from error
+        return "synthetic"
+    licence = root / "LICENSE.txt"
+    if licence.is_file() and "Open Data Commons" in licence.read_text(errors="replace"):
+        return "open"
+    return "credentialed"
+
+
+def _changed(files: Mapping[str, SourceFile], hashes: Mapping[str, Future[str]]) -> list[str]:
+    """Files that differ from what their publisher lists in SHA256SUMS.txt."""
+    listings = {root: published_hashes(root) for root in {file.root for file in files.values()}}
+    return [
+        file.name
+        for name, file in files.items()
+        if listings[file.root].get(str(file.path.relative_to(file.root)), hashes[name].result())
+        != hashes[name].result()
+    ]
+
+
+@contextmanager
+def _engine(folder: Path, memory_limit: str, threads: int | None) -> Iterator[Engine]:
+    engine = Engine(folder, memory_limit=memory_limit, threads=threads)
+    try:
+        yield engine
+    finally:
+        engine.close()
