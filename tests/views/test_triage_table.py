@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 
 from wardround.errors import WardroundError
-from wardround.views.table import FEATURES, stay_counts, triage_table
+from wardround.views.table import FEATURES, Measure, last_values, stay_counts, triage_table
 
 T = "2150-06-15 12:00:00"
 
@@ -319,3 +319,13 @@ def test_a_block_counts_from_the_prediction_time_unless_told(visit: Any) -> None
     visit.stay(1, 20, "2150-06-15 17:00:00", None, "hospital")
     counts = stay_counts(visit.write(), visit.index(at="end"), kinds=["hospital"], days=[1])
     assert counts.to_dicts() == [{"n_hosp_1d": 1}]
+
+
+def test_last_values_over_all_stays_within_a_lookback(visit: Any) -> None:
+    for time, value in (("2150-06-13", 1), ("2150-06-14", 2), ("2150-06-15 13:00", 3)):
+        visit.event(1, time, "LAB//RESULT//1//x", numeric_value=value, stay_id=99)
+    store, measures = visit.write(), {"lab": Measure("LAB//RESULT//1//x")}
+    index = visit.index()
+    assert last_values(store, index, measures).to_dicts() == [{"lab": 2.0}]
+    in_a_day = last_values(store, index, measures, lookback=timedelta(days=1))
+    assert in_a_day.to_dicts() == [{"lab": None}]

@@ -1,0 +1,1 @@
+"""A patient as a model sees one: table, prior codes, hourly grid; and subgroups for reports."""
