@@ -8,6 +8,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from hypothesis import settings
 
 from wardround.store import (
     CODE_SCHEMA,
@@ -18,6 +19,10 @@ from wardround.store import (
     open_store,
     split_subjects,
 )
+
+# Tables load on first use, and test machines are noisy: a deadline would time that, not the code.
+settings.register_profile("wardround", deadline=None)
+settings.load_profile("wardround")
 
 
 @pytest.fixture(scope="session")

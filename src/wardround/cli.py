@@ -54,7 +54,7 @@ def options(
 @app.command()
 def systems() -> None:
     """List the installed systems and their tasks."""
-    from wardround.systems.base import available_systems, load_system
+    from wardround.system import available_systems, load_system
 
     table = Table("System", "Paper", "Tasks", "State")
     for name in available_systems():
@@ -141,7 +141,7 @@ def run(
     """Prepare, fit, evaluate and report a system."""
     from wardround.runs import run_system
     from wardround.store import open_store
-    from wardround.systems.base import load_system
+    from wardround.system import load_system
 
     chosen = load_system(system)
     config = chosen.Config.build(preset, settings or [])
@@ -191,7 +191,7 @@ def doctor(
 
     from wardround.runs import environment
     from wardround.store import open_store
-    from wardround.systems.base import available_systems, load_system
+    from wardround.system import available_systems, load_system
 
     found = environment()
     packages = found.pop("packages")

@@ -31,8 +31,8 @@ from wardround.errors import WardroundError
 from wardround.evaluation import Results, StageTiming
 from wardround.reports import render_report
 from wardround.store import PatientStore, atomic_write
-from wardround.systems.base import System, SystemConfig
-from wardround.systems.workdir import Workdir, fingerprint_of
+from wardround.system import System, SystemConfig
+from wardround.workdir import Workdir, fingerprint_of
 
 log = logging.getLogger("wardround")
 

@@ -88,9 +88,7 @@ def test_event_codes_come_apart_and_together() -> None:
     assert frame["icd_version"].to_list() == [10, 9, 9, 10]
     assert frame["icd_code"].to_list() == ["I509", "V4501", "3722", "E119"]
     for row, prefix in enumerate(["DIAGNOSIS", "DIAGNOSIS", "PROCEDURE", "ED//DIAGNOSIS"]):
-        built = frame[row].select(
-            icd_event_code(pl.col("icd_code"), pl.col("icd_version"), prefix)
-        )
+        built = frame[row].select(icd_event_code(pl.col("icd_code"), pl.col("icd_version"), prefix))
         assert built.item() == events[row]
 
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from wardround.errors import WardroundError
 from wardround.ontology import (
     ComorbiditySystem,
+    ComorbidityVariant,
     charlson_age_points,
     charlson_index,
     comorbidity_groups,
@@ -148,7 +149,8 @@ def test_every_prefix_matches_a_code_or_is_declared_absent(
 
 
 def test_a_wrong_range_is_refused() -> None:
-    assert expand_prefixes("428 425.4-425.6 I09-I11") == "428 4254 4255 4256 I09 I10 I11".split()
+    spelled_out = ["428", "4254", "4255", "I09", "I10", "I11"]
+    assert expand_prefixes("428 425.4-425.5 I09-I11") == spelled_out
     for wrong in ("I20-J22", "425.4-428", "I2x"):
         with pytest.raises(WardroundError, match="neither a code prefix nor a range"):
             expand_prefixes(wrong)
@@ -176,7 +178,9 @@ def test_spelling_does_not_matter_and_comes_back_as_it_was(codes: list[str]) -> 
 
 def test_one_string_means_different_things_in_the_two_versions() -> None:
     # V45.01 cardiac pacemaker | a motorcycle rider; E11.9 diabetes | no such ICD-9 activity code
-    frame = pl.DataFrame({"icd_code": ["V4501", "V4501", "E119", "E119"], "icd_version": [9, 10] * 2})
+    frame = pl.DataFrame(
+        {"icd_code": ["V4501", "V4501", "E119", "E119"], "icd_version": [9, 10] * 2}
+    )
     assert comorbidity_groups(frame, "elixhauser").rows() == [
         ("V4501", 9, "Arrhythmia"),
         ("E119", 10, "DM1"),
@@ -195,7 +199,9 @@ def test_agrees_with_a_plain_loop_over_every_known_code() -> None:
             rules[version].append((prefix, group))
         for code, version in frame.iter_rows():
             expected |= {
-                (code, version, group) for prefix, group in rules[version] if code.startswith(prefix)
+                (code, version, group)
+                for prefix, group in rules[version]
+                if code.startswith(prefix)
             }
         assert set(comorbidity_groups(frame, system).iter_rows()) == expected
 
@@ -211,6 +217,46 @@ def test_an_unknown_system_is_refused() -> None:
     frame = pl.DataFrame({"icd_code": ["I10"], "icd_version": [10]})
     with pytest.raises(WardroundError, match="choose charlson or elixhauser"):
         comorbidity_groups(frame, "gagne")  # type: ignore[arg-type]
+
+
+def test_the_benchmark_variant_departs_where_its_code_does() -> None:
+    frame = pl.DataFrame(
+        {
+            "icd_code": ["3441", "3340", "3341", "1953", "I130", "4019", "E1121", "E222", "4280"],
+            "icd_version": [9, 9, 9, 9, 10, 9, 10, 10, 9],
+        }
+    )
+
+    def found(system: ComorbiditySystem, variant: ComorbidityVariant) -> set[tuple[str, str]]:
+        rows = comorbidity_groups(frame, system, variant)
+        return set(rows.select("icd_code", "group").iter_rows())
+
+    paper, code = found("charlson", "quan2005"), found("charlson", "mimic4ed")
+    assert paper - code == {("3441", "Paralysis"), ("1953", "Cancer1"), ("I130", "CHF")}
+    assert code - paper == {("3340", "Paralysis")}
+    paper, code = found("elixhauser", "quan2005"), found("elixhauser", "mimic4ed")
+    assert paper - code == {
+        ("4019", "HTN1"),
+        ("E1121", "DM2"),
+        ("E222", "FluidsLytes"),
+        ("I130", "HTN2"),
+    }
+    assert code - paper == {("4019", "HTN2"), ("E1121", "DM1"), ("I130", "HTN1")}
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_a_departure_drops_only_what_is_there(system: ComorbiditySystem) -> None:
+    declared = package_yaml(system)
+    for name, departure in declared["mimic4ed"]["departures"].items():
+        for version, text in departure["drop"].items():
+            published = set(expand_prefixes(declared["groups"][name][version]))
+            assert set(expand_prefixes(text)) <= published
+
+
+def test_an_unknown_variant_is_refused() -> None:
+    frame = pl.DataFrame({"icd_code": ["I10"], "icd_version": [10]})
+    with pytest.raises(WardroundError, match="choose quan2005 or mimic4ed"):
+        comorbidity_groups(frame, "charlson", "deyo")  # type: ignore[arg-type]
 
 
 def flags(*present: str) -> pl.DataFrame:

@@ -16,6 +16,7 @@ from wardround.ontology.codes import (
 )
 from wardround.ontology.comorbidity import (
     ComorbiditySystem,
+    ComorbidityVariant,
     charlson_age_points,
     charlson_index,
     comorbidity_groups,
@@ -27,6 +28,7 @@ from wardround.ontology.hierarchy import code_ancestors, describe_codes
 __all__ = [
     "CodeKind",
     "ComorbiditySystem",
+    "ComorbidityVariant",
     "ccs_categories",
     "ccsr_categories",
     "charlson_age_points",

@@ -21,6 +21,7 @@ from wardround.ontology.codes import unique_codes
 from wardround.ontology.tables import package_yaml
 
 ComorbiditySystem = Literal["charlson", "elixhauser"]
+ComorbidityVariant = Literal["quan2005", "mimic4ed"]
 
 # Where both are present, the hierarchy counts the graver only.
 _GRAVER = {"Liver1": "Liver2", "DM1": "DM2", "Cancer1": "Cancer2"}
@@ -34,10 +35,26 @@ class _Group(BaseModel):
     weight: int | None = None
 
 
-class _Absent(BaseModel):
+class _Prefixes(BaseModel):
+    """Prefixes of the two versions, as text (see expand_prefixes)."""
+
     model_config = ConfigDict(extra="forbid")
-    icd9: str
-    icd10: str
+    icd9: str = ""
+    icd10: str = ""
+
+
+class _Departure(BaseModel):
+    """How a variant of a group differs from the published one."""
+
+    model_config = ConfigDict(extra="forbid")
+    drop: _Prefixes = _Prefixes()
+    add: _Prefixes = _Prefixes()
+
+
+class _Mimic4ed(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    departures: dict[str, _Departure]
+    swapped: dict[str, str] = {}
 
 
 class _System(BaseModel):
@@ -45,8 +62,9 @@ class _System(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     system: ComorbiditySystem
-    absent: _Absent
+    absent: _Prefixes
     groups: dict[str, _Group]
+    mimic4ed: _Mimic4ed
 
 
 def comorbidity_names(system: ComorbiditySystem) -> tuple[str, ...]:
@@ -54,13 +72,21 @@ def comorbidity_names(system: ComorbiditySystem) -> tuple[str, ...]:
     return tuple(_system(system).groups)
 
 
-def comorbidity_groups(codes: pl.DataFrame, system: ComorbiditySystem) -> pl.DataFrame:
+def comorbidity_groups(
+    codes: pl.DataFrame,
+    system: ComorbiditySystem,
+    variant: ComorbidityVariant = "quan2005",
+) -> pl.DataFrame:
     """Return the comorbidity groups of each distinct code.
 
     Args:
         codes: frame with icd_code (any spelling) and icd_version (9 or 10); other columns ignored.
             Many rows are welcome: the work is on distinct codes only.
         system: "charlson" or "elixhauser".
+        variant: "quan2005" follows the paper. "mimic4ed" follows the code published with the ED
+            triage benchmark (Xie et al. 2022), slips included, to reproduce its numbers: some
+            prefixes are missing or wrong, and Elixhauser's HTN1, DM1 mean the complicated form
+            and HTN2, DM2 the uncomplicated one.
 
     Returns:
         icd_code (as it came, so that the result joins back), icd_version, group: one row for each
@@ -68,9 +94,10 @@ def comorbidity_groups(codes: pl.DataFrame, system: ComorbiditySystem) -> pl.Dat
         nothing is taken out of a group because a graver one applies (see charlson_index).
 
     Raises:
-        WardroundError: an unknown system, a missing column, a version that is neither 9 nor 10.
+        WardroundError: an unknown system or variant, a missing column, a version that is neither
+            9 nor 10.
     """
-    prefixes = _prefixes(system)
+    prefixes = _prefixes(system, variant)
     unique = unique_codes(codes)
     integer = unique.schema["icd_version"]
     hits = [
@@ -146,14 +173,26 @@ def _system(name: ComorbiditySystem) -> _System:
 
 
 @functools.cache
-def _prefixes(system: ComorbiditySystem) -> pl.DataFrame:
+def _prefixes(system: ComorbiditySystem, variant: ComorbidityVariant = "quan2005") -> pl.DataFrame:
     """Return (icd_version, prefix, group), every declared range spelled out."""
-    rows = [
-        (version, prefix, name)
-        for name, group in _system(system).groups.items()
-        for version, declared in ((9, group.icd9), (10, group.icd10))
-        for prefix in expand_prefixes(declared)
-    ]
+    if variant not in ("quan2005", "mimic4ed"):
+        raise WardroundError(
+            f"no variant of {system} is called {variant!r}; choose quan2005 or mimic4ed"
+        )
+    declared = _system(system)
+    rows = []
+    for name, group in declared.groups.items():
+        departure = _Departure()
+        if variant == "mimic4ed":
+            departure = declared.mimic4ed.departures.get(name, departure)
+            name = declared.mimic4ed.swapped.get(name, name)
+        for version, text, drop, add in (
+            (9, group.icd9, departure.drop.icd9, departure.add.icd9),
+            (10, group.icd10, departure.drop.icd10, departure.add.icd10),
+        ):
+            dropped = set(expand_prefixes(drop))
+            kept = [prefix for prefix in expand_prefixes(text) if prefix not in dropped]
+            rows += [(version, prefix, name) for prefix in [*kept, *expand_prefixes(add)]]
     return pl.DataFrame(rows, schema=["icd_version", "prefix", "group"], orient="row")
 
 

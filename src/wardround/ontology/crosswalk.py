@@ -16,8 +16,9 @@ def crosswalk(
 ) -> pl.DataFrame:
     """Map each distinct diagnosis code to the other version of ICD.
 
-    The GEMs (CMS/NCHS, FY2018) offer alternatives, exact or approximate, and clusters: several
-    codes that only together mean the source. `targets="best"` picks one code for each source:
+    The GEMs (CMS/NCHS, a release before FY2017) offer alternatives, exact or approximate, and
+    clusters: several codes that only together mean the source. `targets="best"` picks one code for
+    each source:
 
     1. a code that stands alone before a member of a cluster;
     2. an exact equivalent before an approximate one;

@@ -9,12 +9,17 @@ import polars as pl
 
 from wardround.errors import WardroundError
 from wardround.ontology.codes import CodeKind, dotted_icd, unique_codes
-from wardround.ontology.tables import code_table, icd10_blocks, icd10_chapters, package_yaml
+from wardround.ontology.tables import (
+    code_table,
+    icd10_category_blocks,
+    icd10_chapters,
+    package_yaml,
+)
 
 # A well-formed code, its category in group 1. A code may be well-formed and unknown.
 _SHAPE = {
     (9, "diagnosis"): re.compile(r"(\d{3}|V\d{2})\d{0,2}|(E\d{3})\d?"),
-    (10, "diagnosis"): re.compile(r"([A-Z]\d[0-9A-Z])[0-9A-Z]{0,4}"),
+    (10, "diagnosis"): re.compile(r"([A-Z](?:\d[0-9A-Z]|A\d))[0-9A-Z]{0,4}"),
     (9, "procedure"): re.compile(r"(\d{2})\d{0,2}"),
     (10, "procedure"): re.compile(r"([0-9A-HJ-NP-Z])[0-9A-HJ-NP-Z]{2,6}"),
 }
@@ -158,26 +163,25 @@ def _chapters(version: int, kind: CodeKind) -> dict[str, str]:
 
 
 @functools.cache
-def _spans(version: int, kind: CodeKind) -> tuple[tuple[str, str], ...]:
-    """Return (first, last) category of every block, then of every chapter."""
-    blocks: list[str] = []
-    if kind == "diagnosis":
-        declared = package_yaml("icd_structure")["icd9_blocks"].split()
-        blocks = icd10_blocks() if version == 10 else declared
-    ordered = dict.fromkeys([*blocks, *_chapters(version, kind)])
-    return tuple((span.split("-")[0], span.split("-")[1]) for span in ordered)
-
-
-@functools.cache
 def _ranges(category: str, version: int, kind: CodeKind) -> tuple[str, ...]:
-    """Return the blocks and the chapter that hold a category, the smallest first.
+    """Return the blocks that hold a category, innermost first, and its chapter."""
+    chapters = [span for span in _chapters(version, kind) if _holds(span, category)]
+    blocks: tuple[str, ...] = ()
+    if (version, kind) == (10, "diagnosis"):
+        blocks = icd10_category_blocks().get(category, ())
+    elif (version, kind) == (9, "diagnosis"):
+        declared = package_yaml("icd_structure")["icd9_blocks"].split()
+        # Of two blocks that hold a category, the inner one starts later or ends earlier.
+        inner_first = sorted(declared, reverse=True, key=lambda span: span.split("-")[0])
+        inner_first.sort(key=lambda span: span.split("-")[1])
+        blocks = tuple(span for span in inner_first if _holds(span, category))
+    return (*blocks, *chapters)
 
-    Categories of one set compare as text: digits before letters ("O99" < "O9A"), equal length.
-    """
-    holding = [span for span in _spans(version, kind) if span[0] <= category <= span[1]]
-    # Inner blocks start later or end earlier; a chapter is last in _spans, and sorting is stable.
-    holding.sort(key=lambda span: (span[1], [-ord(letter) for letter in span[0]]))
-    return tuple("-".join(span) for span in holding)
+
+def _holds(span: str, category: str) -> bool:
+    """Tell whether a range such as "420-429" holds a category; both compare as text."""
+    first, last = span.split("-")
+    return first <= category <= last
 
 
 def _titles(dictionary: pl.DataFrame | None) -> pl.DataFrame:

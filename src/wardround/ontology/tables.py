@@ -72,20 +72,29 @@ def icd10_chapters() -> dict[str, str]:
 
 
 @functools.cache
-def icd10_blocks() -> list[str]:
-    """Return the ranges of ICD-10-CM blocks, such as "I30-I5A"; single-category ones left out."""
+def icd10_category_blocks() -> dict[str, tuple[str, ...]]:
+    """Return the blocks that hold each ICD-10-CM category, innermost first: {"I50": ("I30-I5A",)}.
+
+    The tree is asked, since text order misplaces categories (C4A stands between C43 and C44). A
+    block of a single category bears that category's name and is left out.
+    """
     import simple_icd_10_cm as icd10
 
-    return [node for node in icd10.get_all_codes() if "-" in node and icd10.is_block(node)]
+    return {
+        node: tuple(block for block in icd10.get_ancestors(node) if "-" in block)
+        for node in icd10.get_all_codes()
+        if icd10.is_category(node)
+    }
 
 
 @functools.cache
 def gem(version: int) -> pl.DataFrame:
     """Return the General Equivalence Mapping that starts from diagnosis codes of `version`.
 
-    Columns source, target, approximate, combination (bool), scenario, choice_list (int64), FY2018.
-    "No map" rows are dropped. Read from the table rather than from the library's mapper, which
-    keeps the last target of a code and forgets the others.
+    Columns source, target, approximate, combination (bool), scenario, choice_list (int64). The
+    release is one before FY2017: newer ICD-10-CM codes (C49.A-, A04.71) are not in it. "No map"
+    rows are dropped. Read from the table rather than from the library's mapper, which keeps the
+    last target of a code and forgets the others.
     """
     name = {9: "icd9toicd10cmgem.csv", 10: "icd10cmtoicd9gem.csv"}[version]
     other = 19 - version
@@ -111,7 +120,8 @@ def gem(version: int) -> pl.DataFrame:
 def ccs_table() -> pl.DataFrame:
     """Return single-level CCS of ICD-9-CM diagnoses: code, ccs (int64), ccs_title.
 
-    AHRQ's Appendix A lists a category's number and title, then its codes on indented lines.
+    AHRQ's Appendix A lists a category's number and title, then its codes on indented lines; a few
+    codes stand twice within their category.
     """
     rows = []
     category, title = 0, ""
@@ -121,7 +131,7 @@ def ccs_table() -> pl.DataFrame:
         elif line.startswith(" ") and category:
             rows += [(code, category, title) for code in line.split()]
     schema = {"code": pl.String, "ccs": pl.Int64, "ccs_title": pl.String}
-    return pl.DataFrame(rows, schema=schema, orient="row")
+    return pl.DataFrame(rows, schema=schema, orient="row").unique(maintain_order=True)
 
 
 @functools.cache

@@ -7,11 +7,9 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from wardround.systems.base import SystemConfig
+from wardround.system import SystemConfig
 
-Task = Literal[
-    "ed-hospitalisation", "ed-critical", "ed-return-72h", "ed-critical-disposition"
-]
+Task = Literal["ed-hospitalisation", "ed-critical", "ed-return-72h", "ed-critical-disposition"]
 
 SCORES = (
     "esi",

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from wardround.systems.workdir import PeakMemory, Workdir, fingerprint_of
+from wardround.workdir import PeakMemory, Workdir, fingerprint_of
 
 
 def build(value: str):
@@ -47,7 +47,7 @@ def test_a_stage_that_fails_leaves_the_earlier_one(tmp_path):
 def test_a_killed_stage_is_undone(tmp_path):
     code = (
         "import sys, time, pathlib\n"
-        "from wardround.systems.workdir import Workdir\n"
+        "from wardround.workdir import Workdir\n"
         "def build(folder):\n"
         "    (folder / 'value').write_text('half')\n"
         "    print('begun', flush=True)\n"

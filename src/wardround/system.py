@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from wardround.errors import WardroundError
 from wardround.evaluation import Reported, Results
 from wardround.store import PatientStore
-from wardround.systems.workdir import Workdir
+from wardround.workdir import Workdir
 
 ENTRY_POINT_GROUP = "wardround.systems"
 
