@@ -214,10 +214,9 @@ def _print_results(folder: Path) -> None:
     results = load_results(folder)
     for task in results.tasks:
         table = Table("Model", "AUROC", "AUPRC", title=task.title, title_justify="left")
-        for model in [*task.models, task.control]:
-            if model is not None:
-                cells = [_interval(model.metrics.get(m)) for m in ("auroc", "auprc")]
-                table.add_row(model.label, *cells)
+        for model in [*task.models, *task.controls]:
+            cells = [_interval(model.metrics.get(m)) for m in ("auroc", "auprc")]
+            table.add_row(model.label, *cells)
         console.print(table)
 
 

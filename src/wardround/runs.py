@@ -36,7 +36,7 @@ from wardround.workdir import Workdir, fingerprint_of
 
 log = logging.getLogger("wardround")
 
-PREDICTION_COLUMNS = {
+PREDICTION_COLUMNS: dict[str, pl.DataType | type[pl.DataType]] = {
     "subject_id": pl.Int64,
     "prediction_time": pl.Datetime("us"),
     "boolean_value": pl.Boolean,

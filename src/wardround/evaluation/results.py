@@ -1,0 +1,187 @@
+"""The results contract: everything that a report shows, as plain data.
+
+`metrics.json` of a run is one `Results`. Undefined numbers (a metric of one class) are null.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Estimate(_Part):
+    """A number, and the 95 % interval of its bootstrap where there is one."""
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+
+
+class FlowStep(_Part):
+    """How many rows and subjects are left after a rule of the cohort."""
+
+    step: str
+    rows: int
+    subjects: int
+
+
+class SplitCount(_Part):
+    """Size and outcome of one split."""
+
+    split: str
+    subjects: int
+    rows: int
+    positives: int
+
+
+class OperatingPoint(_Part):
+    """What a threshold that was chosen on the tuning split does on the held-out one."""
+
+    rule: str
+    threshold: float
+    sensitivity: Estimate
+    specificity: Estimate
+    ppv: Estimate
+    npv: Estimate
+    alert_rate: Estimate
+
+
+class CalibrationBin(_Part):
+    """Mean predicted and observed risk of one bin, with the Wilson interval of the latter."""
+
+    predicted: float
+    observed: float
+    low: float
+    high: float
+    count: int
+
+
+class Curves(_Part):
+    """Points to draw, thinned: ROC as (1 - specificity, sensitivity), PR as (recall, precision)."""
+
+    roc: list[tuple[float, float]]
+    pr: list[tuple[float, float]]
+    calibration: list[CalibrationBin]
+
+
+class SubgroupRow(_Part):
+    """Metrics of one group of patients."""
+
+    attribute: str
+    group: str
+    rows: int
+    positives: int
+    metrics: dict[str, Estimate]
+
+
+class Importance(_Part):
+    """How much a feature matters to a model; larger is more."""
+
+    feature: str
+    value: float
+
+
+class ModelResult(_Part):
+    """One model on one task, measured on the held-out split.
+
+    Attributes:
+        name: key in the card, such as `gradient_boosting`.
+        label: as people read it.
+        metrics: `auroc`, `auprc`, `brier`, `calibration_intercept`, `calibration_slope`, `ece`.
+        importance_kind: what the importance values are, such as `permutation, loss of AUROC`.
+        note: anything that a reader of the row must know.
+    """
+
+    name: str
+    label: str
+    metrics: dict[str, Estimate]
+    curves: Curves | None = None
+    operating_points: list[OperatingPoint] = []
+    subgroups: list[SubgroupRow] = []
+    importance: list[Importance] = []
+    importance_kind: str = ""
+    note: str = ""
+
+
+class PairedComparison(_Part):
+    """`first` minus `second` in one metric on the same resamples of subjects."""
+
+    metric: str
+    first: str
+    second: str
+    difference: Estimate
+    p_value: float | None
+
+
+class TaskResult(_Part):
+    """Everything about one task.
+
+    Attributes:
+        flow: the cohort, rule by rule.
+        models: in the order of the report.
+        controls: rows that must not look like models: labels shuffled, visits split at random.
+    """
+
+    name: str
+    title: str
+    description: str
+    flow: list[FlowStep]
+    splits: list[SplitCount]
+    models: list[ModelResult]
+    controls: list[ModelResult] = []
+    comparisons: list[PairedComparison] = []
+    notes: list[str] = []
+
+
+class Reported(_Part):
+    """A number of a paper and where it stands."""
+
+    task: str
+    model: str
+    metric: str
+    value: float
+    source: str
+
+
+class StageTiming(_Part):
+    """What a stage of a run cost; `skipped` ones were found from an earlier start."""
+
+    name: str
+    seconds: float
+    peak_mb: float
+    skipped: bool
+
+
+class Results(_Part):
+    """What a run found. The runner fills everything but `tasks` and `notes`."""
+
+    tasks: list[TaskResult]
+    notes: list[str] = []
+    system: str = ""
+    title: str = ""
+    paper: str = ""
+    preset: str = ""
+    reported: list[Reported] = []
+    departures: list[str] = []
+    data: dict[str, Any] = Field(default_factory=dict)
+    config: dict[str, Any] = Field(default_factory=dict)
+    environment: dict[str, Any] = Field(default_factory=dict)
+    stages: list[StageTiming] = []
+
+    def to_json(self) -> str:
+        """As text; the same results give the same text."""
+        return self.model_dump_json(indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Read what `to_json` wrote.
+
+        Raises:
+            ValueError: not results of this version.
+        """
+        return cls.model_validate_json(text)
