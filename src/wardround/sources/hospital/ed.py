@@ -108,9 +108,7 @@ def _triage(chunk: Chunk) -> pl.DataFrame:
     seen = severity + NURSE_NOISE * rng.normal(size=count)
     acuity = 5 - np.searchsorted(ACUITY_BOUNDS, seen)
     pain = np.clip(np.round(rng.normal(4.2, 3.4, count)), 0, 10).astype(int).astype(str)
-    pain = np.where(
-        rng.random(count) < 0.02, rng.choice(PAIN_WORDS, count), pain.astype(object)
-    )
+    pain = np.where(rng.random(count) < 0.02, rng.choice(PAIN_WORDS, count), pain.astype(object))
     gaps = {name: rng.random(count) >= share for name, share in MISSING.items()}
     phrases = _complaints(chunk, rows)
     return pl.DataFrame(

@@ -98,7 +98,9 @@ def _admissions(chunk: Chunk, admitted: np.ndarray) -> pl.DataFrame:
     planned = rng.choice(np.array(["ELECTIVE", "SURGICAL SAME DAY ADMISSION"], dtype=object), count)
     sick = np.clip(e.severity, -1, 3)
     away = rng.random(count) < 0.15 + 0.1 * sick
-    goes = np.where(away, "SKILLED NURSING FACILITY", np.where(sick > 0.5, "HOME HEALTH CARE", "HOME"))
+    goes = np.where(
+        away, "SKILLED NURSING FACILITY", np.where(sick > 0.5, "HOME HEALTH CARE", "HOME")
+    )
     goes = np.where(e.died, "DIED", goes).astype(object)
     old = p.anchor_age[e.patient] >= 65
     person = np.random.default_rng((chunk.number, 1))
@@ -106,7 +108,9 @@ def _admissions(chunk: Chunk, admitted: np.ndarray) -> pl.DataFrame:
         np.array(["SINGLE", "MARRIED", "WIDOWED", "DIVORCED"], dtype=object), len(p)
     )
     english = person.random(len(p)) < 0.88
-    insurance = np.where(old, "Medicare", rng.choice(np.array(["Private", "Medicaid", "Other"]), count))
+    insurance = np.where(
+        old, "Medicare", rng.choice(np.array(["Private", "Medicaid", "Other"]), count)
+    )
     return pl.DataFrame(
         {
             "subject_id": chunk.subject_id[admitted],
