@@ -36,16 +36,18 @@ from wardround.workdir import Workdir, fingerprint_of
 
 log = logging.getLogger("wardround")
 
-PREDICTION_COLUMNS: dict[str, pl.DataType | type[pl.DataType]] = {
-    "subject_id": pl.Int64,
-    "prediction_time": pl.Datetime("us"),
-    "boolean_value": pl.Boolean,
-    "predicted_boolean_value": pl.Boolean,
-    "predicted_boolean_probability": pl.Float64,
-    "task": pl.String,
-    "model": pl.String,
-    "split": pl.String,
-}
+PREDICTION_COLUMNS = pl.Schema(
+    {
+        "subject_id": pl.Int64,
+        "prediction_time": pl.Datetime("us"),
+        "boolean_value": pl.Boolean,
+        "predicted_boolean_value": pl.Boolean,
+        "predicted_boolean_probability": pl.Float64,
+        "task": pl.String,
+        "model": pl.String,
+        "split": pl.String,
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -220,7 +222,7 @@ def _create(folder: Path, identity: str, store: PatientStore, config: SystemConf
 
 
 def _write_predictions(predictions: pl.DataFrame, path: Path) -> None:
-    table = predictions.select(PREDICTION_COLUMNS).cast(PREDICTION_COLUMNS)
+    table = predictions.select(PREDICTION_COLUMNS.names()).cast(PREDICTION_COLUMNS)
     labels = table.select("subject_id", "prediction_time", "boolean_value")
     meds.LabelSchema.validate(meds.LabelSchema.align(labels.to_arrow()))
     with atomic_write(path) as temporary:

@@ -39,7 +39,7 @@ def procedure_titles() -> pl.DataFrame:
 
 def _book(kind: str) -> pl.DataFrame:
     catalogue = load_catalogue()
-    entries = []
+    entries: list[tuple[str, int, str | None]] = []
     for condition in [*catalogue.chronic, *catalogue.acute]:
         nine, ten = (
             (condition.icd9, condition.icd10)

@@ -8,6 +8,7 @@ import polars as pl
 from wardround.sources.hospital.catalogue import VITALS
 from wardround.sources.hospital.chunk import (
     Chunk,
+    Ragged,
     drug_code,
     long_tail,
     present,
@@ -123,8 +124,6 @@ def _triage(chunk: Chunk) -> pl.DataFrame:
 
 
 def _complaints(chunk: Chunk, rows: np.ndarray) -> pl.Series:
-    from wardround.sources.hospital.chunk import Ragged
-
     lists = Ragged([c.phrases for c in chunk.catalogue.acute])
     spoken = lists.pick(chunk.encounters.acute[rows], chunk.rng)
     blank = chunk.rng.random(len(rows)) < 0.003
@@ -145,7 +144,7 @@ def _vitalsign(chunk: Chunk) -> pl.DataFrame:
     settled = draw_vitals(rng, chunk.vital_shift[row], e.severity[row], recovery=0.5)
     mixed = {n: np.round((1 - part) * values[n] + part * settled[n], 1) for n in VITALS}
     count = len(row)
-    rhythm = np.where(rng.random(count) < 0.04, "Sinus Rhythm", None).astype(object)
+    rhythm = np.full(count, "Sinus Rhythm", dtype=object)
     pain = np.clip(np.round(rng.normal(2.5, 3, count)), 0, 10).astype(int).astype(str)
     return pl.DataFrame(
         {
@@ -158,7 +157,7 @@ def _vitalsign(chunk: Chunk) -> pl.DataFrame:
             for name in VITALS
         }
         | {
-            "rhythm": text(rhythm),
+            "rhythm": present(rhythm, rng.random(count) < 0.04),
             "pain": present(pain.astype(object), rng.random(count) > 0.2),
         }
     )

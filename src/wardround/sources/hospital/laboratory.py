@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 
-from wardround.sources.hospital.chunk import Chunk, long_tail, spread, stamp, text
+from wardround.sources.hospital.chunk import Chunk, long_tail, present, spread, stamp, text
 from wardround.sources.hospital.dictionaries import (
     ANTIBIOTICS,
     BASIC_LABS,
@@ -123,7 +123,7 @@ def _results(lab: Lab, draw: np.ndarray, value: np.ndarray) -> pl.DataFrame:
             "valueuom": pl.Series("", [lab.unit or None] * len(draw), dtype=pl.String),
             "ref_range_lower": np.full(len(draw), float(lab.low)),
             "ref_range_upper": np.full(len(draw), float(lab.high)),
-            "flag": pl.Series("", np.where(abnormal, "abnormal", None).tolist(), dtype=pl.String),
+            "flag": present(np.full(len(draw), "abnormal", dtype=object), abnormal),
         }
     )
 
@@ -143,7 +143,7 @@ def _microbiologyevents(chunk: Chunk) -> pl.DataFrame:
     midnight = np.floor(at / DAY) * DAY
     germs = np.array([name for _, name in ORGANISMS], dtype=object)
     germ_ids = np.array([itemid for itemid, _ in ORGANISMS])
-    nothing = pl.Series("", np.where(grows, None, "NO GROWTH.").tolist(), dtype=pl.String)
+    nothing = present(np.full(count, "NO GROWTH.", dtype=object), ~grows)
     base = pl.DataFrame(
         {
             "subject_id": chunk.subject_id[cultured],
