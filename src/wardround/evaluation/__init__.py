@@ -1,0 +1,66 @@
+"""Metrics with intervals, calibration, subgroups, comparisons; and the contract of results."""
+
+from wardround.evaluation.binary import (
+    choose_thresholds,
+    evaluate_binary,
+    operating_point,
+    paired_comparison,
+    shuffle_labels,
+    wilson_interval,
+)
+from wardround.evaluation.bootstrap import Resamples, estimate
+from wardround.evaluation.metrics import (
+    Calibration,
+    auprc,
+    auroc,
+    brier,
+    calibration,
+    expected_calibration_error,
+)
+from wardround.evaluation.results import (
+    CalibrationBin,
+    Curves,
+    Estimate,
+    FlowStep,
+    Importance,
+    ModelResult,
+    OperatingPoint,
+    PairedComparison,
+    Reported,
+    Results,
+    SplitCount,
+    StageTiming,
+    SubgroupRow,
+    TaskResult,
+)
+
+__all__ = [
+    "Calibration",
+    "CalibrationBin",
+    "Curves",
+    "Estimate",
+    "FlowStep",
+    "Importance",
+    "ModelResult",
+    "OperatingPoint",
+    "PairedComparison",
+    "Reported",
+    "Resamples",
+    "Results",
+    "SplitCount",
+    "StageTiming",
+    "SubgroupRow",
+    "TaskResult",
+    "auprc",
+    "auroc",
+    "brier",
+    "calibration",
+    "choose_thresholds",
+    "estimate",
+    "evaluate_binary",
+    "expected_calibration_error",
+    "operating_point",
+    "paired_comparison",
+    "shuffle_labels",
+    "wilson_interval",
+]
