@@ -1,0 +1,97 @@
+"""Tasks written in the ACES language, run by es-aces shard after shard."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from wardround.cohorts.cohort import Cohort, FlowStep
+from wardround.errors import WardroundError
+from wardround.store import PatientStore
+
+FRAME = pl.Schema(
+    {
+        "subject_id": pl.Int64(),
+        "prediction_time": pl.Datetime("us"),
+        "boolean_value": pl.Boolean(),
+    }
+)
+
+
+@dataclass(frozen=True)
+class AcesTask:
+    """A task file. Rows are a subject at a time; the engine knows no stays."""
+
+    name: str
+    title: str
+    path: Path
+    features: None = None
+
+    def extract(self, store: PatientStore, *, paper_compat: bool = False) -> Cohort:
+        """Run the task on every shard.
+
+        Args:
+            paper_compat: no published rule departs from a task file; ignored.
+
+        Raises:
+            WardroundError: the file is not a task, or has no boolean label or index time.
+        """
+        config = self._config()
+        triggers = 0
+        parts = [pl.DataFrame(schema=FRAME)]
+
+        def one(shard: str) -> tuple[int, pl.DataFrame]:
+            return self._shard(config, store.path / "data" / f"{shard}.parquet")
+
+        for count, part in store.map_shards(one, what=f"Task {self.name}"):
+            triggers += count
+            parts.append(part)
+        frame = pl.concat(parts).sort("subject_id", "prediction_time")
+        subjects = frame["subject_id"].n_unique()
+        flow = [
+            FlowStep(f"rows that trigger ({config.trigger.predicate})", triggers, subjects),
+            FlowStep("windows of the task hold", len(frame), subjects),
+        ]
+        return Cohort(self.name, frame, flow)
+
+    def _config(self) -> Any:
+        from aces.config import TaskExtractorConfig
+
+        try:
+            config = TaskExtractorConfig.load(self.path)
+        except Exception as error:  # es-aces raises what its parsers raise
+            reason = " ".join(str(error).split())
+            raise WardroundError(
+                f"{self.path} is not an ACES task ({reason}); see the ACES task language"
+            ) from error
+        for attribute, meaning in (("label_window", "label"), ("index_timestamp_window", "time")):
+            if getattr(config, attribute, None) is None:
+                key = "label" if meaning == "label" else "index_timestamp"
+                raise WardroundError(f"{self.path}: no window has `{key}`; add it to one")
+        return config
+
+    def _shard(self, config: Any, path: Path) -> tuple[int, pl.DataFrame]:
+        from aces.predicates import get_predicates_df
+        from aces.query import query
+        from omegaconf import DictConfig
+
+        logging.getLogger("aces").setLevel(logging.WARNING)
+        data = DictConfig({"path": str(path), "standard": "meds", "ts_format": None})
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            predicates = get_predicates_df(config, data)
+            found = query(config, predicates)
+        trigger = config.trigger.predicate
+        count = int((predicates[trigger] > 0).sum()) if trigger in predicates.columns else 0
+        if found.is_empty():
+            return count, pl.DataFrame(schema=FRAME)
+        return count, found.select(
+            pl.col("subject_id").cast(pl.Int64),
+            pl.col("index_timestamp").cast(pl.Datetime("us")).alias("prediction_time"),
+            (pl.col("label") > 0).alias("boolean_value"),
+        ).unique(["subject_id", "prediction_time"], keep="first", maintain_order=True)
