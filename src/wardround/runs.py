@@ -38,14 +38,14 @@ log = logging.getLogger("wardround")
 
 PREDICTION_COLUMNS = pl.Schema(
     {
-        "subject_id": pl.Int64,
+        "subject_id": pl.Int64(),
         "prediction_time": pl.Datetime("us"),
-        "boolean_value": pl.Boolean,
-        "predicted_boolean_value": pl.Boolean,
-        "predicted_boolean_probability": pl.Float64,
-        "task": pl.String,
-        "model": pl.String,
-        "split": pl.String,
+        "boolean_value": pl.Boolean(),
+        "predicted_boolean_value": pl.Boolean(),
+        "predicted_boolean_probability": pl.Float64(),
+        "task": pl.String(),
+        "model": pl.String(),
+        "split": pl.String(),
     }
 )
 

@@ -42,20 +42,20 @@ class AcesTask:
             WardroundError: the file is not a task, or has no boolean label or index time.
         """
         config = self._config()
-        triggers = 0
+        triggers = subjects = 0
         parts = [pl.DataFrame(schema=FRAME)]
 
-        def one(shard: str) -> tuple[int, pl.DataFrame]:
+        def one(shard: str) -> tuple[int, int, pl.DataFrame]:
             return self._shard(config, store.path / "data" / f"{shard}.parquet")
 
-        for count, part in store.map_shards(one, what=f"Task {self.name}"):
-            triggers += count
+        for rows, who, part in store.map_shards(one, what=f"Task {self.name}"):
+            triggers += rows
+            subjects += who  # a subject lies in one shard
             parts.append(part)
         frame = pl.concat(parts).sort("subject_id", "prediction_time")
-        subjects = frame["subject_id"].n_unique()
         flow = [
             FlowStep(f"rows that trigger ({config.trigger.predicate})", triggers, subjects),
-            FlowStep("windows of the task hold", len(frame), subjects),
+            FlowStep("windows of the task hold", len(frame), frame["subject_id"].n_unique()),
         ]
         return Cohort(self.name, frame, flow)
 
@@ -75,7 +75,8 @@ class AcesTask:
                 raise WardroundError(f"{self.path}: no window has `{key}`; add it to one")
         return config
 
-    def _shard(self, config: Any, path: Path) -> tuple[int, pl.DataFrame]:
+    def _shard(self, config: Any, path: Path) -> tuple[int, int, pl.DataFrame]:
+        """Rows and subjects that trigger, and the rows of the cohort."""
         from aces.predicates import get_predicates_df
         from aces.query import query
         from omegaconf import DictConfig
@@ -86,12 +87,13 @@ class AcesTask:
             warnings.simplefilter("ignore")
             predicates = get_predicates_df(config, data)
             found = query(config, predicates)
-        trigger = config.trigger.predicate
-        count = int((predicates[trigger] > 0).sum()) if trigger in predicates.columns else 0
+        starts = predicates.filter(pl.col(config.trigger.predicate) > 0)
+        counts = len(starts), starts["subject_id"].n_unique()
         if found.is_empty():
-            return count, pl.DataFrame(schema=FRAME)
-        return count, found.select(
+            return *counts, pl.DataFrame(schema=FRAME)
+        labels = found.select(
             pl.col("subject_id").cast(pl.Int64),
             pl.col("index_timestamp").cast(pl.Datetime("us")).alias("prediction_time"),
             (pl.col("label") > 0).alias("boolean_value"),
         ).unique(["subject_id", "prediction_time"], keep="first", maintain_order=True)
+        return *counts, labels

@@ -3,7 +3,7 @@
 from wardround.models.autoscore import AutoScore
 from wardround.models.neural import CodeBagNet, TriageMLP, VitalsLSTM
 from wardround.models.preprocessing import MedianImputer, Standardiser
-from wardround.models.scores import CLINICAL_SCORES, Item, Score, clinical_scores
+from wardround.models.scores import CLINICAL_SCORES, CalibratedScore, Item, Score, clinical_scores
 from wardround.models.tabular import (
     BinaryEstimator,
     LightGBM,
@@ -19,6 +19,7 @@ __all__ = [
     "CLINICAL_SCORES",
     "AutoScore",
     "BinaryEstimator",
+    "CalibratedScore",
     "CodeBagNet",
     "Item",
     "LightGBM",

@@ -14,7 +14,7 @@ named at each score.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from types import MappingProxyType
@@ -22,6 +22,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from sklearn.linear_model import LogisticRegression
 
 from wardround.errors import WardroundError
 
@@ -151,6 +152,48 @@ class Score:
             for item in self.items
             for label, points in zip(item.bins(), item.points, strict=True)
         ]
+
+
+@dataclass(frozen=True)
+class CalibratedScore:
+    """A point score and the logistic curve that turns its points into a risk.
+
+    The curve keeps the ranking of the points (or reverses it, should the score point the wrong
+    way on the training rows).
+
+    Attributes:
+        score: the point table.
+        feature_names: columns of the matrices that it reads, under the names of the score.
+        intercept, slope: of the curve; slope is per point.
+    """
+
+    score: Score
+    feature_names: tuple[str, ...]
+    intercept: float
+    slope: float
+
+    @classmethod
+    def fit(
+        cls, score: Score, X: ArrayLike, y: ArrayLike, feature_names: Sequence[str]
+    ) -> CalibratedScore:
+        """Fit the curve to training rows.
+
+        Args:
+            score: any score.
+            X: shape (n, d), NaN where missing.
+            y: 0/1, shape (n,).
+            feature_names: d names, those of the score's inputs among them.
+        """
+        names = tuple(feature_names)
+        points = score.points(dict(zip(names, np.asarray(X, np.float64).T, strict=True)))
+        curve = LogisticRegression(C=np.inf).fit(points[:, None], np.asarray(y).astype(int))
+        return cls(score, names, float(curve.intercept_[0]), float(curve.coef_[0, 0]))
+
+    def predict_proba(self, X: ArrayLike) -> Floats:
+        """Return probabilities of both classes, shape (n, 2)."""
+        columns = dict(zip(self.feature_names, np.asarray(X, np.float64).T, strict=True))
+        positive = 1 / (1 + np.exp(-(self.intercept + self.slope * self.score.points(columns))))
+        return np.column_stack([1 - positive, positive])
 
 
 OPTIONAL_FLAGS = frozenset({"hypercapnic"})

@@ -18,7 +18,7 @@ from wardround.sources.hospital.encounters import (
     Encounters,
     draw_encounters,
 )
-from wardround.sources.hospital.measure import shifts
+from wardround.sources.hospital.measure import BETWEEN, shifts
 from wardround.sources.hospital.population import ICD10_FROM, Patients, draw_patients
 
 #: Patients simulated at a time, and the ids that each chunk may use up for its encounters.
@@ -95,7 +95,10 @@ class Chunk:
 
     @cached_property
     def vital_shift(self) -> np.ndarray:
-        return shifts(self.catalogue, self.patients, self.encounters, "vitals", list(VITALS))
+        """(encounters, 6): what conditions and the patient's set points do to the vital signs."""
+        conditions = shifts(self.catalogue, self.patients, self.encounters, "vitals", list(VITALS))
+        own = np.array([BETWEEN[name] for name in VITALS])
+        return conditions + own * self.patients.set_point[self.encounters.patient]
 
     @cached_property
     def chronic(self) -> np.ndarray:

@@ -149,7 +149,7 @@ def _course(
     p_critical = sigmoid(
         -4.15 + 1.5 * severity + 0.45 * patients.critical_burden[patient] + 0.012 * (age - 60)
     )
-    p_admit = sigmoid(-1.45 + 0.75 * severity + 0.9 * burden + 0.022 * (age - 55) + 1.35 * frail)
+    p_admit = sigmoid(-1.45 + 0.75 * severity + 0.9 * burden + 0.022 * (age - 55) + 2.2 * frail)
     critical = (rng.random(count) < p_critical) & ~elective
     in_ed = critical & (rng.random(count) < 0.02)
     admitted = (critical & ~in_ed) | (rng.random(count) < p_admit) & ~critical | elective

@@ -18,6 +18,16 @@ SIGNS = {
     "sbp": (136.0, 20.0, -6.0),
     "dbp": (77.0, 12.0, -3.5),
 }
+#: Share of the spread that is a patient's own, from visit to visit the same.
+BETWEEN = {
+    "temperature": 0.2,
+    "heartrate": 0.75,
+    "resprate": 0.4,
+    "o2sat": 0.4,
+    "sbp": 0.85,
+    "dbp": 0.85,
+}
+WITHIN = {name: float(np.sqrt(1 - share**2)) for name, share in BETWEEN.items()}
 BOUNDS = {
     "temperature": (91, 107),
     "heartrate": (25, 220),
@@ -47,7 +57,7 @@ def draw_vitals(
     """One round of vital signs (temperature in Fahrenheit).
 
     Args:
-        shift: (n, 6) from `shifts` for `VITALS`.
+        shift: (n, 6) for `VITALS`, in standard deviations: conditions and set points.
         severity: (n,).
         recovery: 1 at triage; less once treated.
     """
@@ -55,7 +65,7 @@ def draw_vitals(
     for number, name in enumerate(VITALS):
         mean, sd, slope = SIGNS[name]
         value = mean + recovery * (slope * severity + sd * shift[:, number])
-        value = value + sd * rng.normal(size=len(severity))
+        value = value + sd * WITHIN[name] * rng.normal(size=len(severity))
         value = np.clip(value, *BOUNDS[name])
         values[name] = np.round(value, 1 if name == "temperature" else 0)
     return values

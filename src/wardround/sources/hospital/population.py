@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from wardround.sources.hospital.catalogue import Catalogue
+from wardround.sources.hospital.catalogue import VITALS, Catalogue
 
 DAY = 86_400
 YEAR = 365.25 * DAY
@@ -45,6 +45,7 @@ class Patients:
         first, last: when the patient is under observation, real seconds.
         chronic: (n, conditions) bool.
         frailty: standard normal; moves every decision to admit, and no record shows it.
+        set_point: (n, 6) standard normal; where the patient's own vital signs rest.
         hospital_burden, critical_burden: summed log-odds of the chronic conditions.
         attendance: log-rate of visits.
     """
@@ -60,6 +61,7 @@ class Patients:
     last: np.ndarray
     chronic: np.ndarray
     frailty: np.ndarray
+    set_point: np.ndarray
     hospital_burden: np.ndarray
     critical_burden: np.ndarray
     attendance: np.ndarray
@@ -108,6 +110,7 @@ def draw_patients(
         last=first + span,
         chronic=chronic,
         frailty=rng.normal(0, 1, count),
+        set_point=rng.normal(0, 1, (count, len(VITALS))),
         hospital_burden=chronic @ hospital,
         critical_burden=chronic @ critical,
         attendance=rng.normal(-0.9, 0.95, count) + chronic @ attender,
