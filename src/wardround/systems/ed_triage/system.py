@@ -1,0 +1,336 @@
+"""The ED-triage benchmark: cohorts, views, models, controls, and what they come to."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from wardround import __version__
+from wardround.errors import WardroundError
+from wardround.evaluation import (
+    Estimate,
+    FlowStep,
+    Importance,
+    ModelResult,
+    PairedComparison,
+    Resamples,
+    Results,
+    SplitCount,
+    TaskResult,
+    auprc,
+    auroc,
+    choose_thresholds,
+    evaluate_binary,
+    paired_comparison,
+    shuffle_labels,
+)
+from wardround.models import lightgbm_trees
+from wardround.progress import track
+from wardround.store import SPLITS, PatientStore
+from wardround.system import Card, Evaluation
+from wardround.systems.ed_triage.config import SCORES, EdTriageConfig
+from wardround.systems.ed_triage.fitting import fit_model, fit_tabular, fits, settings_of
+from wardround.systems.ed_triage.prepared import PreparedTask, prepare_task
+from wardround.training import save_model
+from wardround.workdir import Workdir
+
+log = logging.getLogger("wardround")
+
+IMPORTANCE_KIND = {
+    "autoscore": "share of the points that the variable can give",
+    "logistic_regression": "size of the standardised coefficient, as a share",
+}
+TREE_IMPORTANCE = "share of the trees' gain"
+#: Measured on splits of visits: of the tabular models the one that remembers patients best.
+VISIT_SPLIT_MODEL = "random_forest"
+#: Fewer held-out outcomes than this make a metric that nobody should read.
+FEW_EVENTS = 100
+
+
+@dataclass
+class Fitted:
+    """Where each task's models and controls lie; `skipped` holds the reasons of those left out."""
+
+    folders: dict[tuple[str, str], Path] = field(default_factory=dict)
+    skipped: dict[tuple[str, str], str] = field(default_factory=dict)
+
+
+class EdTriage:
+    """Xie et al. 2022; see `card.yaml`."""
+
+    card = Card.load(Path(__file__).with_name("card.yaml"))
+    Config = EdTriageConfig
+
+    def prepare(
+        self, store: PatientStore, config: EdTriageConfig, workdir: Workdir
+    ) -> dict[str, PreparedTask]:
+        """Cohort, labels, splits and views of every task."""
+        return {name: prepare_task(name, store, config, workdir) for name in config.tasks}
+
+    def fit(
+        self, prepared: dict[str, PreparedTask], config: EdTriageConfig, workdir: Workdir
+    ) -> Fitted:
+        """Every model of every task, and the controls; each is a stage of its own."""
+        fitted = Fitted()
+        for name, task in prepared.items():
+            for model in config.models:
+                if fits(model, name):
+                    _stage(fitted, task, model, config, workdir, _fit_and_predict)
+            _stage(fitted, task, "control_shuffled", config, workdir, _fit_on_shuffled)
+            if config.visit_split_control:
+                _stage(fitted, task, "control_visit_split", config, workdir, _fit_on_visits)
+        return fitted
+
+    def evaluate(
+        self,
+        fitted: Fitted,
+        prepared: dict[str, PreparedTask],
+        config: EdTriageConfig,
+        workdir: Workdir,
+    ) -> Evaluation:
+        """Metrics on held-out subjects, thresholds from tuning."""
+        tasks, predictions = [], []
+        for task in track(prepared.values(), "Evaluation", total=len(prepared)):
+            result, frame = _evaluate_task(self.card, fitted, task, config)
+            tasks.append(result)
+            predictions.append(frame)
+        return Evaluation(Results(tasks=tasks), pl.concat(predictions))
+
+
+def _stage(
+    fitted: Fitted,
+    task: PreparedTask,
+    model: str,
+    config: EdTriageConfig,
+    workdir: Workdir,
+    build: Callable[[str, PreparedTask, EdTriageConfig, Path, Path], None],
+) -> None:
+    """Run `build` as a stage; a model that the data cannot teach leaves its reason instead."""
+    stage = f"model/{task.name}/{model}"
+
+    def run(folder: Path) -> None:
+        checkpoint = workdir.path / "checkpoints" / f"{task.name}-{model}.safetensors"
+        try:
+            build(model, task, config, folder, checkpoint)
+        except WardroundError as error:
+            log.warning("%s of %s is left out: %s", model, task.name, error)
+            (folder / "skipped.json").write_text(json.dumps(str(error)))
+
+    inputs = {
+        "task": workdir.fingerprint(f"work/{task.name}"),
+        "version": __version__,
+        "repeats": config.control_repeats if model == "control_shuffled" else None,
+        "forest": config.forest_trees if model == "control_visit_split" else None,
+        **settings_of(model, config),
+    }
+    folder = workdir.stage(stage, run, inputs=inputs)
+    reason = folder / "skipped.json"
+    if reason.is_file():
+        fitted.skipped[task.name, model] = json.loads(reason.read_text())
+    else:
+        fitted.folders[task.name, model] = folder
+
+
+def _fit_and_predict(
+    model: str, task: PreparedTask, config: EdTriageConfig, folder: Path, checkpoint: Path
+) -> None:
+    found = fit_model(model, task, config, checkpoint)
+    save_model(found.model, folder)
+    np.save(folder / "risk.npy", found.risk)
+    (folder / "importance.json").write_text(json.dumps(found.importance))
+
+
+def _fit_on_shuffled(
+    model: str, task: PreparedTask, config: EdTriageConfig, folder: Path, checkpoint: Path
+) -> None:
+    """Models on labels that were dealt out anew among the training rows."""
+    train, test = task.mask("train"), task.mask("held_out")
+    y_test = task.y[test]
+    if not 0 < y_test.sum() < len(y_test) or not 0 < task.y[train].sum() < train.sum():
+        raise WardroundError("train or held-out rows hold one outcome only")
+    found = []
+    for repeat in range(config.control_repeats):
+        rng = np.random.default_rng((config.seed, repeat))
+        estimator = lightgbm_trees(n_trees=100, threads=config.threads, seed=repeat)
+        estimator.fit(task.raw[train], shuffle_labels(task.y[train], rng))
+        risk = np.asarray(estimator.predict_proba(task.raw[test])[:, 1])
+        found.append((auroc(y_test, risk), auprc(y_test, risk)))
+    np.save(folder / "metrics.npy", np.array(found))
+
+
+def _fit_on_visits(
+    model: str, task: PreparedTask, config: EdTriageConfig, folder: Path, checkpoint: Path
+) -> None:
+    """The same patients on both sides: what a split by visit makes of a model."""
+    train = task.mask("train", "visit_split")
+    if not 0 < task.y[train].sum() < train.sum():
+        raise WardroundError("the training rows hold one outcome only")
+    found = fit_tabular(VISIT_SPLIT_MODEL, task, config, by="visit_split")
+    np.save(folder / "risk.npy", found.risk)
+
+
+def _evaluate_task(
+    card: Card, fitted: Fitted, task: PreparedTask, config: EdTriageConfig
+) -> tuple[TaskResult, pl.DataFrame]:
+    tuning, test = task.mask("tuning"), task.mask("held_out")
+    subjects = task.frame["subject_id"].to_numpy()
+    resamples = Resamples(subjects[test], config.bootstrap, config.seed)
+    groups = task.groups.filter(pl.Series(test))
+    y = task.y
+    models: list[ModelResult] = []
+    risks: dict[str, np.ndarray] = {}
+    frames: list[pl.DataFrame] = []
+    ranks: dict[str, float] = {}
+    for model in config.models:
+        folder = fitted.folders.get((task.name, model))
+        if folder is None:
+            continue
+        risk = np.load(folder / "risk.npy")
+        thresholds = choose_thresholds(y[tuning], risk[tuning])
+        ranked = json.loads((folder / "importance.json").read_text())
+        models.append(
+            evaluate_binary(
+                model,
+                card.models[model],
+                y[test],
+                risk[test],
+                resamples,
+                thresholds=thresholds,
+                subgroups=None if model in SCORES else groups,
+                importance=[Importance(feature=f, value=v) for f, v in ranked],
+                importance_kind=IMPORTANCE_KIND.get(model, TREE_IMPORTANCE) if ranked else "",
+            )
+        )
+        risks[model] = risk[test]
+        ranks[model] = auroc(y[tuning], risk[tuning])
+        frames.append(_predictions(task, model, risk, next(iter(thresholds.values()), 0.5)))
+    described = card.tasks[task.name]
+    return TaskResult(
+        name=task.name,
+        title=described.title,
+        description=described.description,
+        flow=[FlowStep(step=s.step, rows=s.rows, subjects=s.subjects) for s in task.flow],
+        splits=_split_counts(task),
+        models=models,
+        controls=_controls(fitted, task, config),
+        comparisons=_comparisons(card, y[test], risks, ranks, resamples),
+        notes=_notes(card, fitted, task, config, int(y[test].sum())),
+    ), pl.concat(frames) if frames else _predictions(task, "", np.zeros(len(y)), 0.5).clear()
+
+
+def _predictions(
+    task: PreparedTask, model: str, risk: np.ndarray, threshold: float
+) -> pl.DataFrame:
+    return task.frame.select(
+        "subject_id",
+        "prediction_time",
+        "boolean_value",
+        pl.Series("predicted_boolean_value", risk >= threshold),
+        pl.Series("predicted_boolean_probability", risk),
+        pl.lit(task.name).alias("task"),
+        pl.lit(model).alias("model"),
+        "split",
+    ).filter(pl.col("split") != "train")
+
+
+def _split_counts(task: PreparedTask) -> list[SplitCount]:
+    counts = []
+    for split in SPLITS:
+        rows = task.frame.filter(pl.col("split") == split)
+        counts.append(
+            SplitCount(
+                split=split,
+                subjects=rows["subject_id"].n_unique(),
+                rows=len(rows),
+                positives=int(rows["boolean_value"].sum()),
+            )
+        )
+    return counts
+
+
+def _controls(fitted: Fitted, task: PreparedTask, config: EdTriageConfig) -> list[ModelResult]:
+    controls = []
+    folder = fitted.folders.get((task.name, "control_shuffled"))
+    if folder is not None:
+        found = np.load(folder / "metrics.npy")
+        controls.append(
+            ModelResult(
+                name="shuffled_labels",
+                label="Labels shuffled (control)",
+                metrics={
+                    "auroc": _spread(found[:, 0]),
+                    "auprc": _spread(found[:, 1]),
+                },
+                note=f"Mean of {len(found)} LightGBM models, each on training labels dealt out "
+                "anew; the interval holds the middle 95 % of them.",
+            )
+        )
+    folder = fitted.folders.get((task.name, "control_visit_split"))
+    if folder is not None:
+        test = task.mask("held_out", "visit_split")
+        subjects = task.frame["subject_id"].to_numpy()[test]
+        controls.append(
+            evaluate_binary(
+                "visit_split",
+                "Random forest, visits split at random (control)",
+                task.y[test],
+                np.load(folder / "risk.npy")[test],
+                Resamples(subjects, config.bootstrap, config.seed),
+                curves=False,
+                note="Other visits of the same patients are in train. Compare with the random "
+                "forest above.",
+            )
+        )
+    return controls
+
+
+def _spread(values: np.ndarray) -> Estimate:
+    low, high = np.percentile(values, [2.5, 97.5])
+    return Estimate(value=float(values.mean()), low=float(low), high=float(high))
+
+
+def _comparisons(
+    card: Card,
+    y: np.ndarray,
+    risks: dict[str, np.ndarray],
+    ranks: dict[str, float],
+    resamples: Resamples,
+) -> list[PairedComparison]:
+    """The model that ranks best on tuning against every other."""
+    ranked = [name for name, value in ranks.items() if np.isfinite(value)]
+    if not 0 < y.sum() < len(y) or not ranked:
+        return []
+    best = max(ranked, key=ranks.__getitem__)
+    return [
+        paired_comparison(
+            y,
+            risks[best],
+            risks[other],
+            resamples,
+            first=card.models[best],
+            second=card.models[other],
+        )
+        for other in risks
+        if other != best
+    ]
+
+
+def _notes(
+    card: Card, fitted: Fitted, task: PreparedTask, config: EdTriageConfig, events: int
+) -> list[str]:
+    notes = [
+        f"{card.models[model]} was left out: {reason}."
+        for (name, model), reason in fitted.skipped.items()
+        if name == task.name and model in card.models
+    ]
+    if events < FEW_EVENTS:
+        notes.append(f"{events} held-out outcomes are too few to tell models apart.")
+    if config.paper_compat:
+        notes.append("The published rules are in force; see the departures that they undo.")
+    return notes
