@@ -163,7 +163,7 @@ def _columns(X: ArrayLike, names: Sequence[str]) -> dict[str, Floats]:
 def _rank(
     X: ArrayLike, y: NDArray[np.int_], names: Sequence[str], n_trees: int, threads: int, seed: int
 ) -> tuple[tuple[str, float], ...]:
-    forest = RandomForestClassifier(n_estimators=n_trees, n_jobs=threads, random_state=seed)
+    forest = RandomForestClassifier(n_estimators=n_trees, n_jobs=threads or -1, random_state=seed)
     importance = forest.fit(np.asarray(X, np.float32), y).feature_importances_
     order = np.argsort(-importance, kind="stable")
     return tuple((names[i], float(importance[i])) for i in order)
