@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -68,6 +70,8 @@ class StoreWriter:
         self._files: dict[str, dict[str, Any]] = {}
         self._shards: dict[str, dict[str, int]] = {}
         self._subjects: list[np.ndarray] = []
+        self._scribe = ThreadPoolExecutor(1)
+        self._pending: deque[Future[None]] = deque()
 
     @property
     def workdir(self) -> Path:
@@ -97,6 +101,7 @@ class StoreWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._scribe.shutdown(cancel_futures=True)
         remove(self._folder)
 
     def _claim(self) -> None:
@@ -114,6 +119,9 @@ class StoreWriter:
     def write_shard(self, name: str, events: pl.DataFrame | pa.Table) -> None:
         """Write whole subjects' events.
 
+        The file is written while the caller prepares the next shards; a failure to write it is
+        raised by a later call or by `finish`.
+
         Args:
             name: `<split>/<number>`.
             events: `EVENT_SCHEMA`, ordered by (subject_id, time) with static rows first.
@@ -123,7 +131,8 @@ class StoreWriter:
             raise ValueError(f"shard names look like train/0, got {name!r}")
         table = _conform(events, EVENT_SCHEMA, f"shard {name}")
         subjects = _check_order(table, name)
-        self._write(f"data/{name}.parquet", table)
+        self._drain(len(SPLITS) - 1)
+        self._pending.append(self._scribe.submit(self._write, f"data/{name}.parquet", table))
         self._subjects.append(subjects)
         self._shards[name] = {"rows": table.num_rows, "subjects": len(subjects)}
 
@@ -150,6 +159,7 @@ class StoreWriter:
         """
         if provenance.get("access") not in ("open", "credentialed", "synthetic"):
             raise ValueError(f"access must be open, credentialed or synthetic: {provenance}")
+        self._drain(0)
         split_table = _conform(splits.sort("subject_id"), SPLIT_SCHEMA, "splits")
         self._check_subjects(split_table)
         self._write("metadata/codes.parquet", _conform(codes, CODE_SCHEMA, "codes"))
@@ -185,6 +195,11 @@ class StoreWriter:
             self.dest.rename(_replaced(self.dest))
         self._folder.rename(self.dest)
         remove(_replaced(self.dest))
+
+    def _drain(self, waiting: int) -> None:
+        """Wait until at most so many shards are left to write: memory holds no more of them."""
+        while len(self._pending) > waiting:
+            self._pending.popleft().result()
 
     def _write(self, name: str, table: pa.Table) -> None:
         path = self._folder / name

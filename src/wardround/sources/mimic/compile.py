@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import operator
 from collections.abc import Mapping
 
 import ibis
@@ -26,24 +24,14 @@ STAGED = (
     "first",
     "reason",
 )
+#: Where a row stands in its file, counted from 0.
+ROW = "row__number"
 SUBJECTS = ibis.table({"subject_id": "int64"}, name="subjects")
 
 
 def lookup_name(table: str, key: str) -> str:
     """The engine's name for `table` reduced to one row a key."""
     return f"lookup_{table}_{key}"
-
-
-def text_table(name: str, columns: Mapping[str, str | None]) -> ir.Table:
-    """A source table whose columns are text; columns that the file lacks are null."""
-    present = {source: "string" for source in columns.values() if source is not None}
-    table = ibis.table(present, name=name)
-    return table.select(
-        **{
-            column: ibis.null("string") if source is None else table[source]
-            for column, source in columns.items()
-        }
-    )
 
 
 class CompiledTable:
@@ -64,33 +52,39 @@ class CompiledTable:
         lookups: Mapping[str, Mapping[str, str]],
     ) -> None:
         self.table = table
-        self._raw = text_table(name, columns)
-        typed, broken = self._parse(self._raw)
+        present = {source: "string" for source in columns.values() if source is not None}
+        raw = ibis.table(present, name=name)
+        self._raw = raw
+        texts = {
+            column: ibis.null("string") if source is None else raw[source]
+            for column, source in columns.items()
+        }
+        typed, broken = self._parse(texts)
         joined = self._join(typed, lookups)
         self.rows = self._derive(joined)
         self._broken = broken
 
-    def _parse(self, raw: ir.Table) -> tuple[ir.Table, list[tuple[str, str]]]:
+    def _parse(self, texts: Mapping[str, ir.Value]) -> tuple[ir.Table, list[tuple[str, str]]]:
         """Cast the declared columns; remember (column, flag) pairs of what did not parse."""
         declared = self.table
         kinds = dict.fromkeys(["subject_id", *declared.ids, *declared.integers], "int64")
-        kinds |= {c: "int64" for c in ("hadm_id", "stay_id") if c in raw.columns}
+        kinds |= {c: "int64" for c in ("hadm_id", "stay_id") if c in texts}
         kinds |= dict.fromkeys(declared.numbers, "float64")
         kinds |= dict.fromkeys([*declared.times, *declared.dates], "timestamp")
-        columns: dict[str, ir.Value] = {}
+        # Before any join: an engine may reorder what it joins.
+        columns: dict[str, ir.Value] = {ROW: ibis.row_number()}
         broken = []
-        for name in raw.columns:
-            text = raw[name]
+        for name, text in texts.items():
             kind = kinds.get(name)
             if kind is None:
                 columns[name] = text
                 continue
-            value = _number(text) if kind == "float64" else text.strip().try_cast(kind)
+            value = _number(text) if kind == "float64" else _parsed(text, kind)
             columns[name] = value
             flag = f"{name}__broken"
             columns[flag] = text.notnull() & value.isnull()
             broken.append((name, flag))
-        return raw.select(**columns), broken
+        return self._raw.select(**columns), broken
 
     def _join(self, typed: ir.Table, lookups: Mapping[str, Mapping[str, str]]) -> ir.Table:
         known = SUBJECTS.select(known_subject=SUBJECTS.subject_id)
@@ -98,16 +92,13 @@ class CompiledTable:
         for other, join in self.table.join.items():
             if other not in lookups:
                 joined = joined.mutate(**{c: ibis.null("timestamp") for c in join.take})
-                joined = joined.mutate(**{f"{other}__found": ibis.literal(True)})
                 continue
             schema = lookups[other]
             right = ibis.table(dict(schema), name=lookup_name(other, join.key))
             right = right.select(
                 right[join.key].name(f"{other}__key"), *(right[c] for c in join.take)
             )
-            left = joined
-            joined = left.left_join(right, left[join.key] == right[f"{other}__key"])
-            joined = joined.mutate(**{f"{other}__found": joined[f"{other}__key"].notnull()})
+            joined = joined.left_join(right, joined[join.key] == right[f"{other}__key"])
         return joined
 
     def _derive(self, rows: ir.Table) -> ir.Table:
@@ -145,47 +136,62 @@ class CompiledTable:
         for other, join in declared.join.items():
             if not join.optional:
                 reason = f"no row of {other} with this {join.key}"
-                cases.append((~rows[f"{other}__found"], reason))
+                cases.append((rows[f"{other}__key"].isnull(), reason))
         for start, end in declared.intervals:
             cases.append((rows[end] < rows[start], f"{end} is before {start}"))
-        whole = [(condition.fill_null(False), ibis.literal(text)) for condition, text in cases]
-        return ibis.cases(*whole, else_=ibis.null("string"))
+        return ibis.cases(*cases, else_=ibis.null("string"))
 
     def staged(self) -> ir.Table:
         """All events of all rows in one pass (`STAGED`).
 
         Every source row gives at least one staged row: a rejected one, and one without events,
-        stand with a null code.
+        stand with a null code. They come in the order of the file and of the map's events.
         """
         rows = self.rows.mutate(reason=self.reason)
-        kept = rows.reason.isnull()
-        valid = [kept & _valid(rows, event) for event in self.table.events.values()]
         events = list(self.table.events.values())
-        hadm_id = rows.hadm_id if "hadm_id" in rows.columns else ibis.null("int64")
-        ids = {
-            "hadm_id": hadm_id if self.table.hadm_id else ibis.null("int64"),
-            "stay_id": rows.stay_id if "stay_id" in rows.columns else ibis.null("int64"),
-        }
+        valid = [rows.reason.isnull() & _valid(rows, event) for event in events]
         if len(events) == 1:
-            (event,), (holds,) = events, valid
-            columns = _event_columns(rows, event, self.table)
-            return rows.select(
-                subject_id=rows.subject_id,
-                **{**columns, "code": holds.ifelse(columns["code"], ibis.null("string"))},
-                **ids,
-                event=holds.ifelse(0, -1).cast("int8"),
-                first=ibis.literal(True),
-                reason=rows.reason,
-            ).select(*STAGED)
-        none = ~functools.reduce(operator.or_, valid)
+            staged = self._staged_one(rows, events[0], valid[0])
+        else:
+            staged = self._staged_many(rows, events, valid)
+        if self.table.join:
+            staged = staged.order_by(ROW, "event")
+        return staged.select(*STAGED)
+
+    def _ids(self, rows: ir.Table) -> dict[str, ir.Value]:
+        none = ibis.null("int64")
+        return {
+            "hadm_id": rows.hadm_id if self.table.hadm_id and "hadm_id" in rows.columns else none,
+            "stay_id": rows.stay_id if "stay_id" in rows.columns else none,
+        }
+
+    def _staged_one(self, rows: ir.Table, event: Event, holds: ir.BooleanValue) -> ir.Table:
+        """One event a row needs no array to spread."""
+        columns = _event_columns(rows, event, self.table)
+        return rows.select(
+            subject_id=rows.subject_id,
+            **{**columns, "code": holds.ifelse(columns["code"], ibis.null("string"))},
+            **self._ids(rows),
+            event=holds.ifelse(0, -1).cast("int8"),
+            first=ibis.literal(True),
+            reason=rows.reason,
+            **{ROW: rows[ROW]},
+        )
+
+    def _staged_many(
+        self, rows: ir.Table, events: list[Event], valid: list[ir.BooleanValue]
+    ) -> ir.Table:
+        """The events of a row as an array, spread to rows."""
+        # Named once: every later event's `first` would repeat them in the query.
+        rows = rows.mutate(**{f"holds__{n}": holds for n, holds in enumerate(valid)})
         structs = []
         before: ir.BooleanValue = ibis.literal(False)
-        for number, (event, holds) in enumerate(zip(events, valid, strict=True)):
-            columns = _event_columns(rows, event, self.table)
+        for number, event in enumerate(events):
+            holds = rows[f"holds__{number}"]
             structs.append(
                 ibis.struct(
                     {
-                        **columns,
+                        **_event_columns(rows, event, self.table),
                         "event": ibis.literal(number, "int8"),
                         "first": ~before,
                         "holds": holds,
@@ -193,25 +199,19 @@ class CompiledTable:
                 )
             )
             before = before | holds
-        structs.append(
-            ibis.struct(
-                {
-                    "time": ibis.null("timestamp"),
-                    "code": ibis.null("string"),
-                    "numeric_value": ibis.null("float64"),
-                    "text_value": ibis.null("string"),
-                    "available_time": ibis.null("timestamp"),
-                    "event": ibis.literal(-1, "int8"),
-                    "first": ibis.literal(True),
-                    "holds": none,
-                }
-            )
-        )
+        structs.append(_no_event(~before))
         spread = rows.select(
-            subject_id=rows.subject_id, **ids, reason=rows.reason, e=ibis.array(structs).unnest()
+            subject_id=rows.subject_id,
+            **self._ids(rows),
+            reason=rows.reason,
+            **{ROW: rows[ROW]},
+            e=ibis.array(structs).unnest(),
         )
-        flat = spread.select("subject_id", "hadm_id", "stay_id", "reason", **_fields(spread.e))
-        return flat.filter(flat.holds).select(*STAGED)
+        spread = spread.filter(spread.e.holds)
+        outer = ("subject_id", "hadm_id", "stay_id", "reason", ROW)
+        return spread.select(
+            **{c: spread[c] if c in outer else spread.e[c] for c in (*STAGED, ROW)}
+        )
 
     def stays(self) -> ir.Table:
         """The stays that the kept rows are (`STAY_SCHEMA`, `died` of ICU stays still open)."""
@@ -249,13 +249,12 @@ class CompiledTable:
     def rejects(self) -> ir.Table:
         """For each reason, the file's first row that has it (the header is row 1)."""
         rows = self.rows.mutate(reason=self.reason)
-        rows = rows.mutate(row=ibis.row_number() + 2)
         rows = rows.filter(rows.reason.notnull())
-        return rows.group_by("reason").agg(row=rows.row.min())
+        return rows.group_by("reason").agg(row=rows[ROW].min() + 2)
 
     def raw_ids(self, column: str) -> ir.Table:
         """The distinct values of an integer column, before any row is judged."""
-        ids = self._raw.select(**{column: self._raw[column].strip().try_cast("int64")})
+        ids = self._raw.select(**{column: _parsed(self._raw[column], "int64")})
         return ids.filter(ids[column].notnull()).distinct()
 
     def column_kind(self, column: str) -> str:
@@ -290,6 +289,22 @@ def _event_columns(rows: ir.Table, event: Event, table: Table) -> dict[str, ir.V
     }
 
 
+def _no_event(holds: ir.BooleanValue) -> ir.StructValue:
+    """What stands for a row without events."""
+    return ibis.struct(
+        {
+            "time": ibis.null("timestamp"),
+            "code": ibis.null("string"),
+            "numeric_value": ibis.null("float64"),
+            "text_value": ibis.null("string"),
+            "available_time": ibis.null("timestamp"),
+            "event": ibis.literal(-1, "int8"),
+            "first": ibis.literal(True),
+            "holds": holds,
+        }
+    )
+
+
 def _code(rows: ir.Table, event: Event) -> ir.StringValue:
     code: ir.Value = ibis.literal("")
     for index, part in enumerate(event.parts):
@@ -317,13 +332,15 @@ def _valid(rows: ir.Table, event: Event) -> ir.BooleanValue:
 
 def _number(text: ir.Value) -> ir.FloatingValue:
     """Text to a finite number; null where it is none ("NaN" and "inf" are none)."""
-    value = text.cast("string").strip().try_cast("float64")
+    value = _parsed(text.cast("string"), "float64")
     return (value.isnan() | value.isinf()).ifelse(ibis.null("float64"), value)
+
+
+def _parsed(text: ir.Value, kind: str) -> ir.Value:
+    """Text to another type; null where it does not parse. White space around it is ignored."""
+    # Stripping costs four times the cast, and most casts succeed without.
+    return ibis.coalesce(text.try_cast(kind), text.strip().try_cast(kind))
 
 
 def _end_of_day(time: ir.Value) -> ir.TimestampValue:
     return time.truncate("D") + ibis.interval(days=1) - ibis.interval(microseconds=1)
-
-
-def _fields(struct: ir.Value) -> dict[str, ir.Value]:
-    return {name: struct[name] for name in struct.names}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import duckdb
@@ -31,7 +33,14 @@ class Engine:
     def __init__(self, folder: Path, *, memory_limit: str, threads: int | None) -> None:
         self.folder = folder
         self._connection = duckdb.connect()
-        settings = {"memory_limit": memory_limit, "temp_directory": str(folder / "spill")}
+        self._running: set[duckdb.DuckDBPyConnection] = set()
+        self._stopped = False
+        settings = {
+            "memory_limit": memory_limit,
+            "temp_directory": str(folder / "spill"),
+            # A lookup is the hashed side of a join, and the file streams past it in its order.
+            "disabled_optimizers": "build_side_probe_side",
+        }
         if threads:
             settings["threads"] = str(threads)
         for name, value in settings.items():
@@ -39,6 +48,17 @@ class Engine:
                 self._connection.execute(f"SET {name} = '{value}'")
             except duckdb.Error as error:
                 raise WardroundError(f"{name} {value!r}: {str(error).splitlines()[0]}") from error
+
+    @property
+    def threads(self) -> int:
+        """How many threads run queries."""
+        return int(self._connection.sql("SELECT current_setting('threads')").fetchall()[0][0])
+
+    def stop(self) -> None:
+        """End the running queries, and refuse further ones; for use from another thread."""
+        self._stopped = True
+        for cursor in list(self._running):
+            cursor.interrupt()
 
     def close(self) -> None:
         """Release the memory."""
@@ -59,9 +79,9 @@ class Engine:
             "escape = '\"', nullstr = '', auto_detect = false, strict_mode = true)"
         )
 
-    def keep(self, name: str, expression: ir.Table, file: SourceFile) -> None:
-        """Evaluate an expression into a table of the engine."""
-        self._run(f'CREATE TABLE "{name}" AS {compile_sql(expression)}', file)
+    def keep(self, name: str, sql: str, file: SourceFile) -> None:
+        """Evaluate a query into a table of the engine."""
+        self._run(f'CREATE TABLE "{name}" AS {sql}', file)
 
     def stage(self, sql: str, target: Path, file: SourceFile) -> None:
         """Evaluate a query into a Parquet file, rows in the order of the source."""
@@ -77,31 +97,56 @@ class Engine:
             return
         target = path.with_suffix(".sorted")
         self._run(
-            f"COPY (SELECT * FROM {_quote(str(path))} ORDER BY subject_id) TO "
+            f"COPY (SELECT * EXCLUDE file_row_number "
+            f"FROM read_parquet({_quote(str(path))}, file_row_number = true) "
+            "ORDER BY subject_id, file_row_number) TO "
             f"{_quote(str(target))} (FORMAT parquet, COMPRESSION lz4, ROW_GROUP_SIZE 122880)",
             file,
         )
         target.replace(path)
 
-    def read(self, expression: ir.Table, file: SourceFile) -> pl.DataFrame:
-        """Evaluate an expression into memory."""
-        table = self._run(compile_sql(expression), file).to_arrow_table()
-        return pl.DataFrame(table)
+    def read(self, sql: str, file: SourceFile) -> pl.DataFrame:
+        """Evaluate a query into memory."""
+        with self._cursor(file) as cursor:
+            return pl.DataFrame(cursor.sql(sql).to_arrow_table())
 
-    def _run(self, sql: str, file: SourceFile) -> duckdb.DuckDBPyConnection:
+    def read_columns(self, file: SourceFile, columns: Sequence[str]) -> pl.DataFrame:
+        """Columns of a source file as text."""
+        names = ", ".join(f'"{name}"' for name in columns)
+        return self.read(f'SELECT {names} FROM "{file.table}"', file)
+
+    def _run(self, sql: str, file: SourceFile) -> None:
+        with self._cursor(file) as cursor:
+            cursor.execute(sql)
+
+    @contextmanager
+    def _cursor(self, file: SourceFile) -> Iterator[duckdb.DuckDBPyConnection]:
+        """A connection of its own for this thread; what it raises is told in terms of `file`."""
+        cursor = self._connection.cursor()
+        self._running.add(cursor)
         try:
-            return self._connection.cursor().execute(sql)
+            if self._stopped:
+                raise duckdb.InterruptException("the engine was stopped")
+            yield cursor
         except (duckdb.InvalidInputException, duckdb.IOException) as error:
             raise _source_error(error, file) from error
         except duckdb.OutOfMemoryException as error:
             raise WardroundError(
                 f"{file.path}: the engine ran out of memory; give it more with --memory"
             ) from error
+        finally:
+            self._running.discard(cursor)
+            cursor.close()
 
 
 def compile_sql(expression: ir.Table) -> str:
-    """An expression in DuckDB's SQL."""
-    return str(ibis.to_sql(expression, dialect="duckdb", pretty=False))
+    """An expression in DuckDB's SQL. Not for several threads at once."""
+    # DuckDB merges nested selects itself; Ibis takes half its time to do so.
+    fuse, ibis.options.sql.fuse_selects = ibis.options.sql.fuse_selects, False
+    try:
+        return str(ibis.to_sql(expression, dialect="duckdb", pretty=False))
+    finally:
+        ibis.options.sql.fuse_selects = fuse
 
 
 def _source_error(error: duckdb.Error, file: SourceFile) -> WardroundError:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import polars as pl
 import pyarrow.parquet as pq
@@ -20,7 +20,12 @@ from wardround.progress import track
 from wardround.sources.mimic.compile import CompiledTable, lookup_name
 from wardround.sources.mimic.engine import Engine, compile_sql
 from wardround.sources.mimic.mapping import Module, Table, load_maps
-from wardround.sources.mimic.report import IngestReport, count_rows, missing_tables
+from wardround.sources.mimic.report import (
+    IngestReport,
+    TableReport,
+    count_rows,
+    missing_tables,
+)
 from wardround.sources.mimic.tables import (
     SourceFile,
     check_columns,
@@ -28,6 +33,7 @@ from wardround.sources.mimic.tables import (
     hash_file,
     published_hashes,
 )
+from wardround.sources.mimic.tasks import Tasks
 from wardround.store import (
     DEFAULT_FRACTIONS,
     EVENT_SCHEMA,
@@ -99,9 +105,11 @@ def ingest_mimic(
         staging = _Staging(engine, writer.workdir, files, tables, columns)
         subjects = staging.find_subjects()
         engine.add_subjects(subjects)
-        staging.run()
+        with _collection_paused(), Tasks(engine.threads, engine.stop) as tasks:
+            staging.run(tasks)
+            dictionaries = _read_dictionaries(maps, files, engine, tasks)
         report = IngestReport(
-            "mimic-iv", _release(files, engine), _access(files), subjects=len(subjects)
+            "mimic-iv", _release(files, engine), _access(files, subjects), subjects=len(subjects)
         )
         report.missing = missing_tables(maps, files)
         report.tables = staging.reports()
@@ -114,7 +122,7 @@ def ingest_mimic(
         report.subjects = len(splits)
         report.events = int(counts.codes["count"].sum())
         report.changed_files = _changed(files, hashes)
-        codes = _describe(counts.codes, maps, files, engine)
+        codes = _describe(counts.codes, maps, dictionaries)
         report.seconds = round(time.perf_counter() - began, 2)
         writer.finish(
             codes=codes,
@@ -141,6 +149,13 @@ def ingest_mimic(
     return report
 
 
+class _Lookup(NamedTuple):
+    """Another table reduced to one row a key: its columns' types, and when it is there."""
+
+    schema: dict[str, str]
+    made: Future[None]
+
+
 class _Staging:
     """The source's tables on their way to staged events."""
 
@@ -157,71 +172,79 @@ class _Staging:
         self._tables = tables
         self._columns = columns
         self._compiled: dict[str, CompiledTable] = {}
+        self._lookups: dict[tuple[str, str], _Lookup] = {}
+        self._reports: dict[str, Future[TableReport]] = {}
+        self._stays: dict[str, Future[pl.DataFrame]] = {}
         self.paths = {name: folder / f"{name}.parquet" for name in tables}
 
     def find_subjects(self) -> pl.Series:
         """Every subject of `patients`, ascending."""
         file = self._files["patients"]
         rows = CompiledTable("patients", self._tables["patients"], self._columns["patients"], {})
-        found = self._engine.read(rows.raw_ids("subject_id"), file)["subject_id"]
+        sql = compile_sql(rows.raw_ids("subject_id"))
+        found = self._engine.read(sql, file)["subject_id"]
         if found.is_empty():
             raise WardroundError(f"{file.path} names no subject; is it MIMIC-IV's patients table?")
         return found.sort()
 
-    def run(self) -> None:
-        """Stage every table; while one runs, the next is compiled."""
-        lookups = self._make_lookups()
-        pending: Future[None] | None = None
-        collecting = gc.isenabled()
-        gc.disable()  # compiling makes many small objects and no garbage worth collecting
-        try:
-            with ThreadPoolExecutor(1) as runner:
-                for name, table in track(self._tables.items(), "Reading tables"):
-                    own = {
-                        other: lookups[other, join.key]
-                        for other, join in table.join.items()
-                        if (other, join.key) in lookups
-                    }
-                    compiled = CompiledTable(name, table, self._columns[name], own)
-                    self._compiled[name] = compiled
-                    sql = compile_sql(compiled.staged())
-                    if pending is not None:
-                        pending.result()
-                    pending = runner.submit(self._stage, name, sql)
-                if pending is not None:
-                    pending.result()
-        finally:
-            if collecting:
-                gc.enable()
+    def run(self, tasks: Tasks) -> None:
+        """Queue every table, the largest first; while some run, the next are compiled."""
+        by_size = sorted(self._tables, key=lambda name: -self._files[name].path.stat().st_size)
+        for name in track(by_size, "Reading tables"):
+            table, file = self._tables[name], self._files[name]
+            lookups = self._lookups_of(table, tasks)
+            schemas = {other: lookup.schema for other, lookup in lookups.items()}
+            compiled = CompiledTable(name, table, self._columns[name], schemas)
+            self._compiled[name] = compiled
+            sql = compile_sql(compiled.staged())
+            needed = [lookup.made for lookup in lookups.values()]
+            self._reports[name] = tasks.submit(self._stage, name, sql, needed)
+            if table.stay is not None:
+                sql = compile_sql(compiled.stays())
+                self._stays[name] = tasks.submit(self._read_stays, sql, file, needed)
 
-    def _stage(self, name: str, sql: str) -> None:
-        self._engine.stage(sql, self.paths[name], self._files[name])
-        self._engine.sort_by_subject(self.paths[name], self._files[name])
+    def _stage(self, name: str, sql: str, needed: list[Future[None]]) -> TableReport:
+        for lookup in needed:
+            lookup.result()
+        path, file = self.paths[name], self._files[name]
+        self._engine.stage(sql, path, file)
+        self._engine.sort_by_subject(path, file)
+        return count_rows(path, list(self._tables[name].events), file.path)
 
-    def _make_lookups(self) -> dict[tuple[str, str], dict[str, str]]:
-        """Evaluate what other tables join, once each: {(table, key): {column: type}}."""
-        wanted: dict[tuple[str, str], list[str]] = {}
-        for table in self._tables.values():
-            for other, join in table.join.items():
-                if other in self._tables:
-                    wanted.setdefault((other, join.key), []).extend(join.take)
+    def _read_stays(self, sql: str, file: SourceFile, needed: list[Future[None]]) -> pl.DataFrame:
+        for lookup in needed:
+            lookup.result()
+        return self._engine.read(sql, file)
+
+    def _lookups_of(self, table: Table, tasks: Tasks) -> dict[str, _Lookup]:
+        """What the table joins, by the other table's name; queued where it is not yet."""
         lookups = {}
-        for (other, key), take in wanted.items():
-            rows = CompiledTable(other, self._tables[other], self._columns[other], {})
-            schema = {column: rows.column_kind(column) for column in dict.fromkeys([key, *take])}
-            lookups[other, key] = schema
-            only = {column: kind for column, kind in schema.items() if column != key}
-            self._engine.keep(lookup_name(other, key), rows.lookup(key, only), self._files[other])
+        for other, join in table.join.items():
+            if other not in self._tables:
+                continue
+            if (other, join.key) not in self._lookups:
+                self._lookups[other, join.key] = self._make_lookup(other, join.key, tasks)
+            lookups[other] = self._lookups[other, join.key]
         return lookups
 
-    def reports(self) -> dict[str, Any]:
-        """The ledgers, with an example row for each reason."""
+    def _make_lookup(self, other: str, key: str, tasks: Tasks) -> _Lookup:
+        """Queue a lookup with all columns that any table takes from it."""
+        joins = [table.join[other] for table in self._tables.values() if other in table.join]
+        take = dict.fromkeys(column for join in joins if join.key == key for column in join.take)
+        rows = CompiledTable(other, self._tables[other], self._columns[other], {})
+        kinds = {column: rows.column_kind(column) for column in take if column != key}
+        sql = compile_sql(rows.lookup(key, kinds))
+        name = lookup_name(other, key)
+        made = tasks.submit(self._engine.keep, name, sql, self._files[other])
+        return _Lookup({key: rows.column_kind(key), **kinds}, made)
+
+    def reports(self) -> dict[str, TableReport]:
+        """The ledgers in the order of the maps, with an example row for each reason."""
         reports = {}
-        for name, table in self._tables.items():
-            file = self._files[name]
-            report = count_rows(self.paths[name], list(table.events), file.path)
+        for name in self._tables:
+            file, report = self._files[name], self._reports[name].result()
             if report.rejected:
-                rows = self._engine.read(self._compiled[name].rejects(), file)
+                rows = self._engine.read(compile_sql(self._compiled[name].rejects()), file)
                 report.first_row = dict(rows.select("reason", "row").iter_rows())
             reports[file.name] = report
         return reports
@@ -230,9 +253,9 @@ class _Staging:
         """All stays; of several rows with one id the first counts."""
         schema = dict(pl.DataFrame(STAY_SCHEMA.empty_table()).schema)
         frames = [pl.DataFrame(schema=schema)]
-        for name, table in self._tables.items():
-            if table.stay is not None:
-                rows = self._engine.read(self._compiled[name].stays(), self._files[name])
+        for name in self._tables:
+            if name in self._stays:
+                rows = self._stays[name].result()
                 frames.append(rows.select(pl.col(c).cast(t) for c, t in schema.items()))
         listed = pl.concat(frames)
         stays = listed.unique(["kind", "stay_id"], keep="first", maintain_order=True)
@@ -306,22 +329,41 @@ def _write_blocks(
     return counts
 
 
+def _read_dictionaries(
+    maps: Mapping[str, Module], files: Mapping[str, SourceFile], engine: Engine, tasks: Tasks
+) -> dict[str, Future[pl.DataFrame]]:
+    """Queue the dictionaries that are there, with the columns that the maps name, by table."""
+    named: dict[str, list[str]] = {}
+    for module in maps.values():
+        for dictionary in module.dictionaries:
+            named.setdefault(dictionary.table, []).extend([*dictionary.keys, dictionary.text])
+    present = {
+        table: [column for column in dict.fromkeys(columns) if column in files[table].header]
+        for table, columns in named.items()
+        if table in files
+    }
+    return {
+        table: tasks.submit(engine.read_columns, files[table], columns)
+        for table, columns in present.items()
+        if columns
+    }
+
+
 def _describe(
-    codes: pl.DataFrame, maps: Mapping[str, Module], files: Mapping[str, SourceFile], engine: Engine
+    codes: pl.DataFrame,
+    maps: Mapping[str, Module],
+    dictionaries: Mapping[str, Future[pl.DataFrame]],
 ) -> pl.DataFrame:
     """Descriptions and parents of the codes from the source's dictionaries."""
-    import ibis
-
     described = []
     for module in maps.values():
         for dictionary in module.dictionaries:
-            file = files.get(dictionary.table)
-            needed = [*dictionary.keys, dictionary.text]
-            if file is None or not set(needed) <= set(file.header):
+            if dictionary.table not in dictionaries:
                 continue
-            listed = engine.read(
-                ibis.table(dict.fromkeys(needed, "string"), name=dictionary.table), file
-            )
+            listed = dictionaries[dictionary.table].result()
+            needed = [*dictionary.keys, dictionary.text]
+            if not set(needed) <= set(listed.columns):
+                continue
             listed = listed.select(pl.col(needed).str.strip_chars()).drop_nulls(
                 list(dictionary.keys)
             )
@@ -384,16 +426,13 @@ def _release(files: Mapping[str, SourceFile], engine: Engine) -> str:
     if "ethnicity" in header:
         return "1.0"
     if "anchor_year_group" in files["patients"].header:
-        import ibis
-
-        years = ibis.table({"anchor_year_group": "string"}, name="patients").distinct()
-        groups = engine.read(years, files["patients"])["anchor_year_group"]
-        if any(group and group.startswith("2020") for group in groups):
+        groups = engine.read_columns(files["patients"], ["anchor_year_group"])
+        if groups.to_series().str.starts_with("2020").any():
             return "3.1"
     return "2.2"
 
 
-def _access(files: Mapping[str, SourceFile]) -> str:
+def _access(files: Mapping[str, SourceFile], subjects: pl.Series) -> str:
     """How the data may be used, by what lies beside the patients: unknown is credentialed."""
     root = files["patients"].root
     if (root / "SYNTHETIC.json").is_file():
@@ -405,7 +444,18 @@ def _access(files: Mapping[str, SourceFile]) -> str:
     licence = root / "LICENSE.txt"
     if licence.is_file() and "Open Data Commons" in licence.read_text(errors="replace"):
         return "open"
-    return "credentialed"
+    return "open" if _is_demo(root / "demo_subject_id.csv", subjects) else "credentialed"
+
+
+def _is_demo(listing: Path, subjects: pl.Series) -> bool:
+    """Whether no subject is missing from the list that MIMIC-IV's open demo comes with.
+
+    A stray copy of that list does not make credentialed data open.
+    """
+    if not listing.is_file():
+        return False
+    listed = {line.strip() for line in listing.read_text(errors="replace").splitlines()}
+    return all(str(subject) in listed for subject in subjects)
 
 
 def _changed(files: Mapping[str, SourceFile], hashes: Mapping[str, Future[str]]) -> list[str]:
@@ -417,6 +467,18 @@ def _changed(files: Mapping[str, SourceFile], hashes: Mapping[str, Future[str]])
         if listings[file.root].get(str(file.path.relative_to(file.root)), hashes[name].result())
         != hashes[name].result()
     ]
+
+
+@contextmanager
+def _collection_paused() -> Iterator[None]:
+    """Compiling makes many small objects, and no garbage worth the collector's passes."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
 
 
 @contextmanager
