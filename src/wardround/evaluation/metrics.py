@@ -132,7 +132,7 @@ def recalibrate_intercept(x: np.ndarray, positive: np.ndarray, total: np.ndarray
 def recalibrate_slope(x: np.ndarray, positive: np.ndarray, total: np.ndarray) -> np.ndarray:
     """Slope of a logistic regression of outcome on log-odds; arguments as above.
 
-    NaN where it does not exist: one class alone, one value alone, classes fully separated.
+    NaN where it does not exist: one class alone, one value alone, classes separated or all but.
     """
     k = len(positive)
     centre, scale = x.mean(), max(float(x.std()), 1e-12)
@@ -146,10 +146,10 @@ def recalibrate_slope(x: np.ndarray, positive: np.ndarray, total: np.ndarray) ->
         g0, g1 = error.sum(axis=1), (error * z).sum(axis=1)
         h00, h01, h11 = weight.sum(axis=1), (weight * z).sum(axis=1), (weight * z * z).sum(axis=1)
         determinant = np.maximum(h00 * h11 - h01**2, 1e-12)
-        da = np.clip((h11 * g0 - h01 * g1) / determinant, -2, 2)
-        db = np.clip((h00 * g1 - h01 * g0) / determinant, -2, 2)
-        a, b = a + da, b + db
+        da, db = (h11 * g0 - h01 * g1) / determinant, (h00 * g1 - h01 * g0) / determinant
         change = np.maximum(np.abs(da), np.abs(db))
+        shorter = np.minimum(1, 2 / np.maximum(change, 1e-12))  # the direction is kept
+        a, b = a + shorter * da, b + shorter * db
         if change.max() < 1e-9:
             break
     mixed = (positive.sum(axis=1) > 0) & (positive.sum(axis=1) < total.sum(axis=1))
