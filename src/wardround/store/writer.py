@@ -17,7 +17,6 @@ import numpy as np
 import polars as pl
 import psutil
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from wardround import __version__
@@ -214,7 +213,7 @@ class StoreWriter:
         unique = np.unique(written)
         if len(unique) != len(written):
             raise ValueError("a subject's events may lie in one shard only")
-        named = splits["subject_id"].to_numpy()
+        named = pl.Series(splits["subject_id"]).to_numpy()
         if len(named) != len(unique) or (named != unique).any():
             raise ValueError(
                 f"splits name {len(named)} subjects, the shards hold {len(unique)}; "
@@ -248,9 +247,10 @@ def _plain(column: pa.ChunkedArray, what: str) -> pa.ChunkedArray:
 
 def _check_order(table: pa.Table, name: str) -> np.ndarray:
     """Return the distinct subjects, ascending; refuse rows out of order."""
-    subject = table["subject_id"].to_numpy()
+    # By polars: what Arrow has for both columns imports pandas, which takes 0.2 s.
+    subject = pl.Series(table["subject_id"]).to_numpy()
     # Static rows come first: a null sorts below every date.
-    time = pc.fill_null(table["time"].cast(pa.int64()), np.iinfo(np.int64).min).to_numpy()
+    time = pl.Series(table["time"]).to_physical().fill_null(-(1 << 63)).to_numpy()
     same = subject[1:] == subject[:-1]
     wrong = (subject[1:] < subject[:-1]) | (same & (time[1:] < time[:-1]))
     if wrong.any():

@@ -171,7 +171,6 @@ class _Staging:
         self._files = files
         self._tables = tables
         self._columns = columns
-        self._compiled: dict[str, CompiledTable] = {}
         self._lookups: dict[tuple[str, str], _Lookup] = {}
         self._reports: dict[str, Future[TableReport]] = {}
         self._stays: dict[str, Future[pl.DataFrame]] = {}
@@ -192,12 +191,9 @@ class _Staging:
         by_size = sorted(self._tables, key=lambda name: -self._files[name].path.stat().st_size)
         for name in track(by_size, "Reading tables"):
             table, file = self._tables[name], self._files[name]
-            lookups = self._lookups_of(table, tasks)
-            schemas = {other: lookup.schema for other, lookup in lookups.items()}
-            compiled = CompiledTable(name, table, self._columns[name], schemas)
-            self._compiled[name] = compiled
+            needed = self._queue_lookups(table, tasks)
+            compiled = self._compile(name)
             sql = compile_sql(compiled.staged())
-            needed = [lookup.made for lookup in lookups.values()]
             self._reports[name] = tasks.submit(self._stage, name, sql, needed)
             if table.stay is not None:
                 sql = compile_sql(compiled.stays())
@@ -216,16 +212,23 @@ class _Staging:
             lookup.result()
         return self._engine.read(sql, file)
 
-    def _lookups_of(self, table: Table, tasks: Tasks) -> dict[str, _Lookup]:
-        """What the table joins, by the other table's name; queued where it is not yet."""
-        lookups = {}
-        for other, join in table.join.items():
-            if other not in self._tables:
-                continue
-            if (other, join.key) not in self._lookups:
-                self._lookups[other, join.key] = self._make_lookup(other, join.key, tasks)
-            lookups[other] = self._lookups[other, join.key]
-        return lookups
+    def _compile(self, name: str) -> CompiledTable:
+        table = self._tables[name]
+        joined = {other: (other, join.key) for other, join in table.join.items()}
+        schemas = {
+            other: self._lookups[key].schema
+            for other, key in joined.items()
+            if key in self._lookups
+        }
+        return CompiledTable(name, table, self._columns[name], schemas)
+
+    def _queue_lookups(self, table: Table, tasks: Tasks) -> list[Future[None]]:
+        """What the table joins, each made once."""
+        joined = [(other, join.key) for other, join in table.join.items() if other in self._tables]
+        for other, key in joined:
+            if (other, key) not in self._lookups:
+                self._lookups[other, key] = self._make_lookup(other, key, tasks)
+        return [self._lookups[key].made for key in joined]
 
     def _make_lookup(self, other: str, key: str, tasks: Tasks) -> _Lookup:
         """Queue a lookup with all columns that any table takes from it."""
@@ -244,14 +247,14 @@ class _Staging:
         for name in self._tables:
             file, report = self._files[name], self._reports[name].result()
             if report.rejected:
-                rows = self._engine.read(compile_sql(self._compiled[name].rejects()), file)
+                rows = self._engine.read(compile_sql(self._compile(name).rejects()), file)
                 report.first_row = dict(rows.select("reason", "row").iter_rows())
             reports[file.name] = report
         return reports
 
     def stays(self, report: IngestReport) -> pl.DataFrame:
         """All stays; of several rows with one id the first counts."""
-        schema = dict(pl.DataFrame(STAY_SCHEMA.empty_table()).schema)
+        schema = pl.Schema(STAY_SCHEMA)
         frames = [pl.DataFrame(schema=schema)]
         for name in self._tables:
             if name in self._stays:
