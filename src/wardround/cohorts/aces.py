@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import warnings
 from dataclasses import dataclass
@@ -81,12 +82,14 @@ class AcesTask:
         from aces.query import query
         from omegaconf import DictConfig
 
-        logging.getLogger("aces").setLevel(logging.WARNING)
+        # It warns of every shard without a positive.
+        logging.getLogger("aces").setLevel(logging.ERROR)
         data = DictConfig({"path": str(path), "standard": "meds", "ts_format": None})
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             predicates = get_predicates_df(config, data)
-            found = query(config, predicates)
+            # A query adds to the offsets of its config's windows, so that each needs its own.
+            found = query(copy.deepcopy(config), predicates)
         starts = predicates.filter(pl.col(config.trigger.predicate) > 0)
         counts = len(starts), starts["subject_id"].n_unique()
         if found.is_empty():
