@@ -44,6 +44,8 @@ from wardround.store import (
 )
 
 EVENT_COLUMNS = EVENT_SCHEMA.names
+#: Each table in work holds buffers, of which the smallest useful `memory_limit` must have room.
+TABLES_AT_ONCE = 4
 
 
 def ingest_mimic(
@@ -96,24 +98,24 @@ def ingest_mimic(
     _check_joins(files, tables)
     with (
         StoreWriter(dest, overwrite=overwrite) as writer,
-        _engine(writer.workdir, memory_limit, threads) as engine,
         ThreadPoolExecutor(1) as hasher,
     ):
         hashes = {name: hasher.submit(hash_file, file.path) for name, file in files.items()}
-        for file in files.values():
-            engine.add_file(file)
-        staging = _Staging(engine, writer.workdir, files, tables, columns)
-        subjects = staging.find_subjects()
-        engine.add_subjects(subjects)
-        with _collection_paused(), Tasks(engine.threads, engine.stop) as tasks:
-            staging.run(tasks)
-            dictionaries = _read_dictionaries(maps, files, engine, tasks)
-        report = IngestReport(
-            "mimic-iv", _release(files, engine), _access(files, subjects), subjects=len(subjects)
-        )
-        report.missing = missing_tables(maps, files)
-        report.tables = staging.reports()
-        stays = staging.stays(report)
+        # The engine's memory is given back before the first block is read.
+        with _engine(writer.workdir, memory_limit, threads) as engine:
+            for file in files.values():
+                engine.add_file(file)
+            staging = _Staging(engine, writer.workdir, files, tables, columns)
+            subjects = staging.find_subjects()
+            engine.add_subjects(subjects)
+            workers = min(engine.threads, TABLES_AT_ONCE)
+            with _collection_paused(), Tasks(workers, engine.stop) as tasks:
+                staging.run(tasks)
+                dictionaries = _read_dictionaries(maps, files, engine, tasks)
+            report = IngestReport("mimic-iv", _release(files, engine), _access(files, subjects))
+            report.missing = missing_tables(maps, files)
+            report.tables = staging.reports()
+            stays = staging.stays(report)
         splits = pl.DataFrame(
             {"subject_id": subjects, "split": split_subjects(subjects, fractions, seed)}
         )
