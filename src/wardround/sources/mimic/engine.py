@@ -40,6 +40,7 @@ class Engine:
             "temp_directory": str(folder / "spill"),
             # A lookup is the hashed side of a join, and the file streams past it in its order.
             "disabled_optimizers": "build_side_probe_side",
+            "enable_progress_bar": "false",
         }
         if threads:
             settings["threads"] = str(threads)

@@ -70,7 +70,7 @@ def count_rows(staged: Path, names: list[str], file: Path) -> TableReport:
         pl.scan_parquet(staged)
         .group_by("event", "reason")
         .agg(pl.len(), pl.col("first").sum())
-        .collect()
+        .collect(engine="streaming")
     )
     report = TableReport(str(file))
     for event, reason, rows, first in counts.sort("event", "reason").iter_rows():
