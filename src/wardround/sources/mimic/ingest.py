@@ -100,7 +100,11 @@ def ingest_mimic(
         StoreWriter(dest, overwrite=overwrite) as writer,
         ThreadPoolExecutor(1) as hasher,
     ):
-        hashes = {name: hasher.submit(hash_file, file.path) for name, file in files.items()}
+        published = _published(files)
+        hashes = {
+            name: hasher.submit(hash_file, file.path, published.get(name))
+            for name, file in files.items()
+        }
         # The engine's memory is given back before the first block is read.
         with _engine(writer.workdir, memory_limit, threads) as engine:
             for file in files.values():
@@ -123,7 +127,11 @@ def ingest_mimic(
         splits = splits.join(counts.subjects, on="subject_id", how="semi")
         report.subjects = len(splits)
         report.events = int(counts.codes["count"].sum())
-        report.changed_files = _changed(files, hashes)
+        report.changed_files = [
+            file.name
+            for name, file in files.items()
+            if published.get(name, hashes[name].result()) != hashes[name].result()
+        ]
         codes = _describe(counts.codes, maps, dictionaries)
         report.seconds = round(time.perf_counter() - began, 2)
         writer.finish(
@@ -463,15 +471,14 @@ def _is_demo(listing: Path, subjects: pl.Series) -> bool:
     return all(str(subject) in listed for subject in subjects)
 
 
-def _changed(files: Mapping[str, SourceFile], hashes: Mapping[str, Future[str]]) -> list[str]:
-    """Files that differ from what their publisher lists in SHA256SUMS.txt."""
+def _published(files: Mapping[str, SourceFile]) -> dict[str, str]:
+    """Hashes of the files that their publisher lists in SHA256SUMS.txt."""
     listings = {root: published_hashes(root) for root in {file.root for file in files.values()}}
-    return [
-        file.name
+    found = {
+        name: listings[file.root].get(str(file.path.relative_to(file.root)))
         for name, file in files.items()
-        if listings[file.root].get(str(file.path.relative_to(file.root)), hashes[name].result())
-        != hashes[name].result()
-    ]
+    }
+    return {name: digest for name, digest in found.items() if digest}
 
 
 @contextmanager
