@@ -122,6 +122,7 @@ class TaskResult(_Part):
     """Everything about one task.
 
     Attributes:
+        unit: what one row is, as people say it, in the plural.
         flow: the cohort, rule by rule.
         models: in the order of the report.
         controls: rows that must not look like models: labels shuffled, visits split at random.
@@ -130,6 +131,7 @@ class TaskResult(_Part):
     name: str
     title: str
     description: str
+    unit: str = "predictions"
     flow: list[FlowStep]
     splits: list[SplitCount]
     models: list[ModelResult]

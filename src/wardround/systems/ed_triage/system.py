@@ -215,6 +215,7 @@ def _evaluate_task(
         name=task.name,
         title=described.title,
         description=described.description,
+        unit="visits",
         flow=[FlowStep(step=s.step, rows=s.rows, subjects=s.subjects) for s in task.flow],
         splits=_split_counts(task),
         models=models,
