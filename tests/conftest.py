@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
+from filelock import FileLock
 from hypothesis import settings
 
+from wardround.sources.hospital import generate_hospital
+from wardround.sources.mimic import ingest_mimic
 from wardround.store import (
     CODE_SCHEMA,
     EVENT_SCHEMA,
@@ -33,6 +38,48 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no open data at {folder}; set WARDROUND_SHARED")
     return folder
+
+
+Once = Callable[[str, Callable[[Path], object]], Path]
+
+
+@pytest.fixture(scope="session")
+def once(tmp_path_factory: pytest.TempPathFactory) -> Once:
+    """Make a folder once, whichever of xdist's processes asks first."""
+
+    def make(name: str, build: Callable[[Path], object]) -> Path:
+        folder = tmp_path_factory.getbasetemp()
+        if "PYTEST_XDIST_WORKER" in os.environ:
+            folder = folder.parent
+        with FileLock(folder / f"{name}.lock"):
+            if not (folder / name).exists():
+                build(folder / name)
+        return folder / name
+
+    return make
+
+
+@dataclass(frozen=True)
+class Hospital:
+    """A generated hospital: its store, and the files that the store was made from."""
+
+    files: Path
+    store: PatientStore
+
+    def table(self, name: str) -> list[dict[str, Any]]:
+        """Rows of a source table such as `ed/edstays`, times parsed."""
+        return pl.read_csv(self.files / f"{name}.csv.gz", try_parse_dates=True).to_dicts()
+
+    def oracle(self, name: str) -> pl.DataFrame:
+        return pl.read_parquet(self.files / "oracle" / f"{name}.parquet")
+
+
+@pytest.fixture(scope="session")
+def hospital(once: Once) -> Hospital:
+    """300 patients in shards of 40."""
+    files = once("hospital", lambda path: generate_hospital(path, patients=300, seed=3))
+    store = once("hospital-store", lambda path: ingest_mimic([files], path, subjects_per_block=40))
+    return Hospital(files, open_store(store))
 
 
 StoreMaker = Callable[..., PatientStore]

@@ -1,52 +1,14 @@
-"""A hospital for the cohorts, and visits written by hand."""
+"""Visits written by hand."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import Any
 
-import filelock
-import polars as pl
 import pytest
 
-from wardround.sources.hospital import generate_hospital
-from wardround.sources.mimic import ingest_mimic
-from wardround.store import PatientStore, open_store
-
-
-@dataclass(frozen=True)
-class Hospital:
-    """A generated hospital: its store, and the files that the store was made from."""
-
-    folder: Path
-    store: PatientStore
-
-    def table(self, name: str) -> list[dict[str, Any]]:
-        """Rows of a source table such as `ed/edstays`, times parsed."""
-        frame = pl.read_csv(self.folder / "raw" / f"{name}.csv.gz", try_parse_dates=True)
-        return frame.to_dicts()
-
-    def oracle(self, name: str) -> pl.DataFrame:
-        return pl.read_parquet(self.folder / "raw" / "oracle" / f"{name}.parquet")
-
-
-@pytest.fixture(scope="session")
-def hospital(tmp_path_factory: pytest.TempPathFactory) -> Hospital:
-    """300 patients in shards of 40; made once, whichever worker comes first."""
-    root = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        root = root.parent
-    folder = root / "cohorts-hospital"
-    with filelock.FileLock(root / "cohorts-hospital.lock"):
-        if not (folder / "store").exists():
-            generate_hospital(folder / "raw", patients=300, seed=3, overwrite=True)
-            ingest_mimic([folder / "raw"], folder / "store", subjects_per_block=40)
-    return Hospital(folder, open_store(folder / "store"))
-
+from wardround.store import PatientStore
 
 NOON = datetime(2150, 6, 15, 12)
 

@@ -4,36 +4,16 @@ from __future__ import annotations
 
 import csv
 import gzip
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from filelock import FileLock
 
 from wardround.sources.mimic import ingest_mimic
 from wardround.store import PatientStore, open_store
 
 # Tables of the demo that the tests read as text, in small, to compare with what was made of them.
 Rows = Callable[[str], list[dict[str, str]]]
-
-
-@pytest.fixture(scope="session")
-def once(
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Callable[[str, Callable[[Path], object]], Path]:
-    """Make a folder once, whichever of xdist's processes asks first."""
-
-    def make(name: str, build: Callable[[Path], object]) -> Path:
-        folder = tmp_path_factory.getbasetemp()
-        if "PYTEST_XDIST_WORKER" in os.environ:
-            folder = folder.parent
-        with FileLock(folder / f"{name}.lock"):
-            if not (folder / name).exists():
-                build(folder / name)
-        return folder / name
-
-    return make
 
 
 @pytest.fixture(scope="session")

@@ -495,7 +495,7 @@ def _cases() -> Iterator[object]:
 
 
 @pytest.fixture(scope="module")
-def hospital(tmp_path_factory):
+def sheets(tmp_path_factory):
     folder = tmp_path_factory.mktemp("corruption") / "hospital"
     generate_hospital(folder, patients=40, seed=1)
     sheets = {}
@@ -507,7 +507,7 @@ def hospital(tmp_path_factory):
 
 
 @pytest.fixture
-def ingest(hospital, tmp_path):
+def ingest(sheets, tmp_path):
     """Ingest a table's file beside the clean tables that it needs."""
 
     def run(table: str, name: str, content: bytes, suffix: str = ".csv.gz"):
@@ -515,7 +515,7 @@ def ingest(hospital, tmp_path):
         for other in BESIDE[table]:
             path = source / f"{other}.csv.gz"
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(packed(hospital[other].text()))
+            path.write_bytes(packed(sheets[other].text()))
         path = source / f"{table}{suffix}"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
@@ -530,8 +530,8 @@ def copy(sheet: Sheet) -> Sheet:
 
 
 @pytest.mark.parametrize(("kind", "table", "seed"), _cases())
-def test_damaged_input(kind, table, seed, hospital, ingest, tmp_path):
-    damage = KINDS[kind][0](table, copy(hospital[table]), random.Random(seed))
+def test_damaged_input(kind, table, seed, sheets, ingest, tmp_path):
+    damage = KINDS[kind][0](table, copy(sheets[table]), random.Random(seed))
     name = f"{table}{damage.suffix}"
     if damage.refused is not None:
         with pytest.raises(WardroundError) as caught:
@@ -550,14 +550,14 @@ def test_damaged_input(kind, table, seed, hospital, ingest, tmp_path):
     assert set(ledger.first_row) == set(ledger.rejected)
     if damage.lost:
         assert min(ledger.first_row.values()) == min(damage.lost) + 2, "the header is row 1"
-    rest = copy(hospital[table])
+    rest = copy(sheets[table])
     in_patients = table == "hosp/patients" and "subject_id" not in " ".join(damage.rejected)
     if not in_patients:
         rest.rows = [row for n, row in enumerate(rest.rows) if n not in damage.lost]
     clean_report, clean = ingest(table, "clean", packed(rest.text()))
     if in_patients:
         # Who has a bad row in patients stays known: only what this row says is lost.
-        subjects = [int(hospital[table].rows[row][0]) for row in damage.lost]
+        subjects = [int(sheets[table].rows[row][0]) for row in damage.lost]
         said = pl.col("code").str.contains("^(GENDER//|MEDS_BIRTH$|MEDS_DEATH$)")
         lost = said & pl.col("subject_id").is_in(subjects)
         assert store.events().collect().equals(clean.events().filter(~lost).collect())
@@ -582,8 +582,8 @@ def test_there_are_two_hundred_and_every_kind_meets_several_tables():
 
 
 @pytest.mark.parametrize("table", ["hosp/labevents", "ed/vitalsign"])
-def test_a_table_of_which_most_is_bad_is_refused(table, hospital, ingest, tmp_path):
-    sheet = copy(hospital[table])
+def test_a_table_of_which_most_is_bad_is_refused(table, sheets, ingest, tmp_path):
+    sheet = copy(sheets[table])
     for row in range(len(sheet.rows) // 2 + 1):
         sheet.put(row, "charttime", "soon")
     with pytest.raises(WardroundError, match="charttime is not a time; is it the right table"):
@@ -591,8 +591,8 @@ def test_a_table_of_which_most_is_bad_is_refused(table, hospital, ingest, tmp_pa
     assert [p.name for p in tmp_path.iterdir()] == ["damaged"]
 
 
-def test_a_failed_ingest_keeps_the_store_that_stood_there(hospital, ingest, tmp_path):
-    _, store = ingest("hosp/omr", "source", packed(hospital["hosp/omr"].text()))
+def test_a_failed_ingest_keeps_the_store_that_stood_there(sheets, ingest, tmp_path):
+    _, store = ingest("hosp/omr", "source", packed(sheets["hosp/omr"].text()))
     (tmp_path / "source/hosp/omr.csv.gz").write_bytes(b"not gzip")
     with pytest.raises(WardroundError, match=r"omr\.csv\.gz: not a whole gzip file"):
         ingest_mimic([tmp_path / "source"], store.path, overwrite=True)
