@@ -56,7 +56,7 @@ def test_at_the_disposition_less_is_hidden(planted: PatientStore) -> None:
         ("DIAGNOSIS//ICD", 1),
         ("LAB//RESULT", 1),  # seven hours after a visit of six
     ]
-    assert report.hidden_stays == 1, "only the admission still goes on"
+    assert report.hidden_stays == 3, "a second before they end the visits still go on"
 
 
 def test_the_report_prints_and_is_json(planted: PatientStore) -> None:
@@ -74,6 +74,30 @@ def test_the_report_prints_and_is_json(planted: PatientStore) -> None:
         "predictions": 2,
         "median_delay_hours": 4.75,
     }
+
+
+def test_a_row_that_only_the_admitted_have_is_pointed_out(
+    records: Any, after: Callable[..., datetime]
+) -> None:
+    """Written because of the outcome, dated before it: no availability shows that."""
+    for n in range(1, 61):
+        admitted = n % 2 == 0
+        records.patient(n)
+        records.ed(n, 10 * n, after(), after(6), hadm=100 + n if admitted else None)
+        records.event(n, after(-0.5), "VITAL//HR")  # everybody has it
+        records.event(n, after(-5), "EARLY//X" if admitted else "EARLY//Y")  # long before
+        if admitted:
+            records.admission(n, 100 + n, after(5), after(50))
+            records.event(n, after(0), "ED_REGISTRATION", hadm_id=100 + n)
+            if n > 4:
+                records.event(n, after(-0.2), "ORDER//WARD")
+    report = audit(load_task("ed-hospitalisation"), records.write(shards=3))
+    found = {row.code: (row.predictions, row.with_it, row.auroc) for row in report.telling}
+    assert found == {"ED_REGISTRATION": (30, 1.0, 1.0), "ORDER//WARD": (28, 1.0, 0.967)}
+    assert "any row with hadm_id" not in found, "which the store hides before the admission begins"
+    console = Console(width=200, record=True)
+    console.print(report.render())
+    assert "Look into ED_REGISTRATION: 30 predictions" in console.export_text()
 
 
 def test_nothing_late_is_nothing_found(records: Any, after: Callable[..., datetime]) -> None:

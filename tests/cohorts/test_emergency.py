@@ -126,12 +126,15 @@ def test_the_same_from_the_disposition_set(edges: Any, after: Moment) -> None:
     triage, disposition = load_task("ed-critical"), load_task("ed-critical-disposition")
     for compat in (False, True):
         early, late = (t.extract(store, paper_compat=compat) for t in (triage, disposition))
-        # Twins leave at different times, and are two predictions then.
-        assert labels(early) == {s: v for s, v in labels(late).items() if s != 231}
+        # Twins leave at different times, and are two predictions then. Who is dead or in the ICU
+        # at departure is not predicted any more, but for the paper.
+        gone = set() if compat else {30, 60}
+        expected = {s: v for s, v in labels(early).items() if s not in gone}
+        assert {s: v for s, v in labels(late).items() if s != 231} == expected
     times = dict(early.frame.select("stay_id", "prediction_time").iter_rows())
     assert times[10] == after()
     times = dict(late.frame.select("stay_id", "prediction_time").iter_rows())
-    assert times[10] == after(6)
+    assert times[10] == after(6) - timedelta(seconds=1)
 
 
 def test_return_within_72_hours(edges: Any) -> None:
@@ -143,6 +146,36 @@ def test_return_within_72_hours(edges: Any) -> None:
     assert returned - {230, 231} == {150, 170, 190}
     assert not found[160], "72 hours are not within 72 hours"
     assert not found[220] and 181 in found
+
+
+def test_who_goes_straight_to_the_icu_is_predicted_until_that_second(
+    records: Any, after: Moment
+) -> None:
+    """MIMIC-IV begins most ICU stays at the very second of the departure from the ED."""
+    for n, icu in ((1, after(6)), (2, after(6) - SECOND), (3, after(6) + SECOND)):
+        records.patient(n)
+        records.ed(n, 10 * n, after(), after(6), hadm=100 + n, outcome="ADMITTED")
+        records.admission(n, 100 + n, after(5), after(53))
+        records.icu(n, 500 + n, icu, icu + 9 * HOUR, hadm=100 + n)
+    store = records.write()
+    assert extract(store, "ed-critical-disposition") == {10: True, 30: True}
+    assert extract(store, "ed-critical-disposition", paper_compat=True) == {
+        stay: True for stay in (10, 20, 30)
+    }
+
+
+def test_a_visit_that_goes_on_under_another_number_is_no_return(
+    records: Any, after: Moment
+) -> None:
+    for n, again in ((1, after(6)), (2, after(6) + SECOND), (3, after(5))):
+        records.patient(n)
+        records.ed(n, 10 * n, after(), after(6))
+        records.ed(n, 10 * n + 1, again, after(9))
+    store = records.write()
+    found = extract(store, "ed-return-72h")
+    assert [found[stay] for stay in (10, 20, 30)] == [False, True, False]
+    published = extract(store, "ed-return-72h", paper_compat=True)
+    assert [published[stay] for stay in (10, 20, 30)] == [True, True, True]
 
 
 def test_return_as_published_keeps_those_who_die(edges: Any) -> None:
@@ -228,10 +261,26 @@ def test_every_label_is_the_simulators(hospital: Any, task: Any) -> None:
 
 def test_the_cohort_is_that_of_the_source_files(hospital: Any) -> None:
     kept = brute_force_cohort(hospital)
-    for name, moment in (("ed-critical", "intime"), ("ed-critical-disposition", "outtime")):
+    icu = hospital.table("icu/icustays")
+
+    def critical_by_departure(visit: dict[str, Any]) -> bool:
+        return visit["disposition"] == "EXPIRED" or any(
+            i["subject_id"] == visit["subject_id"]
+            and visit["intime"] <= i["intime"] < visit["outtime"]
+            for i in icu
+        )
+
+    gone = {stay for stay, visit in kept.items() if critical_by_departure(visit)}
+    second = timedelta(seconds=1)
+    for name, moment, left_out in (
+        ("ed-critical", lambda v: v["intime"], set()),
+        ("ed-critical-disposition", lambda v: v["outtime"] - second, gone),
+    ):
         frame = load_task(name).extract(hospital.store).frame
         found = {r["stay_id"]: (r["subject_id"], r["prediction_time"]) for r in frame.to_dicts()}
-        assert found == {s: (v["subject_id"], v[moment]) for s, v in kept.items()}
+        assert found == {
+            s: (v["subject_id"], moment(v)) for s, v in kept.items() if s not in left_out
+        }
     home = {s for s, v in kept.items() if v["hadm_id"] is None}
     found = set(load_task("ed-return-72h").extract(hospital.store).frame["stay_id"])
     lost = hospital.oracle("visits").filter(pl.col("stay_id").is_in(sorted(home - found)))

@@ -92,6 +92,74 @@ def test_equals_the_definition_row_by_row(rows, asked, lookback):
     assert sorted(seen.select("subject_id", "prediction_time", "code").rows()) == expected
 
 
+def test_the_id_of_a_stay_that_has_not_begun_is_unknown():
+    """An order in the ED that bears the admission's id would tell who is going to be admitted."""
+    rows = pl.LazyFrame(
+        [
+            (1, T - HOUR, T - HOUR, "order for the ward", 20, 30),
+            (1, T - 9 * HOUR, T - 9 * HOUR, "of an admission that has begun", 21, None),
+            (1, T - HOUR, T - HOUR, "charted before the ICU admits", 21, 99),
+            (1, T - HOUR, T - HOUR, "of an admission that nobody knows", 55, None),
+        ],
+        schema={
+            "subject_id": pl.Int64,
+            "time": pl.Datetime("us"),
+            "available_time": pl.Datetime("us"),
+            "code": pl.String,
+            "hadm_id": pl.Int64,
+            "stay_id": pl.Int64,
+        },
+        orient="row",
+    )
+    stays = pl.LazyFrame(
+        [
+            (1, 20, "hospital", T + HOUR),
+            (1, 21, "hospital", T - 9 * HOUR),
+            (1, 30, "ed", T),
+            (1, 99, "icu", T + HOUR),
+        ],
+        schema={
+            "subject_id": pl.Int64,
+            "stay_id": pl.Int64,
+            "kind": pl.String,
+            "start": pl.Datetime("us"),
+        },
+        orient="row",
+    )
+    seen = known_at(rows, at(1), stays=stays).collect()
+    assert {row["code"]: (row["hadm_id"], row["stay_id"]) for row in seen.to_dicts()} == {
+        "order for the ward": (None, 30),
+        "of an admission that has begun": (21, None),
+        "charted before the ICU admits": (21, None),
+        "of an admission that nobody knows": (None, None),
+    }
+    later = known_at(rows, at(1, T + HOUR), stays=stays).collect()
+    assert later["hadm_id"].drop_nulls().sort().to_list() == [20, 21, 21]
+    with pytest.raises(ValueError, match="beside `stays`"):
+        known_at(rows, at(1))
+
+
+def test_what_was_never_filed_is_never_known():
+    rows = events((1, T - HOUR, None, "never filed"), (1, None, None, "static"))
+    assert known_at(rows, at(1)).collect()["code"].to_list() == ["static"]
+
+
+def test_a_store_reads_the_columns_that_it_is_asked_for(make_store):
+    rows = [
+        {"subject_id": 1, "time": T - HOUR, "code": "A", "numeric_value": 2.0, "hadm_id": 20},
+        {"subject_id": 1, "time": T - 3 * HOUR, "code": "B", "hadm_id": 20},
+    ]
+    stays = [{"subject_id": 1, "stay_id": 20, "kind": "hospital", "start": T + HOUR}]
+    store = make_store(rows, stays)
+    seen = store.known_at(at(1), lookback=2 * HOUR, columns=["code", "hadm_id"]).collect()
+    assert seen.columns == [
+        *("subject_id", "prediction_time", "time", "available_time", "code", "hadm_id")
+    ]
+    assert seen.select("code", "hadm_id").rows() == [("A", None)]
+    whole = store.known_at(at(1), codes=pl.col("code") == "B").collect()
+    assert whole["code"].to_list() == ["B"] and whole["hadm_id"].to_list() == [None]
+
+
 def test_a_stay_going_on_shows_no_end_and_an_ed_stay_no_admission():
     schema = {
         "subject_id": pl.Int64,

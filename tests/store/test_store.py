@@ -135,6 +135,15 @@ def test_two_writers_do_not_share_a_destination(tmp_path):
             pass
 
 
+def test_a_dead_writers_claim_does_not_hold_when_its_id_is_used_again(tmp_path):
+    (tmp_path / ".s.building").mkdir()
+    claim = tmp_path / ".s.building" / "writer.pid"
+    claim.write_text(str(os.getppid()))
+    os.utime(claim, (0, 0))  # before that process began
+    with StoreWriter(tmp_path / "s"):
+        assert claim.read_text() == str(os.getpid())
+
+
 def test_a_replacement_killed_between_its_renames_is_undone(make_store):
     store = make_store(ROWS)
     store.path.rename(store.path.with_name(".store.replaced"))

@@ -58,6 +58,18 @@ def test_codes_outside_the_lookback_are_left_out(patients: Any) -> None:
     assert as_lists(wider) == [["E119", "I509"], ["E119", "I509"]]
 
 
+def test_codes_count_strictly_before_the_moment(patients: Any) -> None:
+    """A discharge in the second of the arrival is none of an earlier stay's."""
+    discharge = patients.events[0]["time"]
+    index = patients.index(11).with_columns(prediction_time=discharge)
+    store = patients.write()
+    assert as_lists(prior_codes(store, index)) == [[]]
+    later = index.with_columns(pl.col("prediction_time") + timedelta(seconds=1))
+    assert as_lists(prior_codes(store, later)) != [[]]
+    moments = later.with_columns(start=discharge)
+    assert as_lists(prior_codes(store, moments, before="start")) == [[]]
+
+
 def test_unknown_scheme(patients: Any) -> None:
     with pytest.raises(WardroundError, match="unknown code scheme 'ccs'"):
         prior_codes(patients.write(), patients.index(), "ccs")

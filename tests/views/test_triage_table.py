@@ -63,7 +63,7 @@ def test_subject_without_any_event_still_has_a_row(visit: Any) -> None:
     assert table["age"].to_list() == [None, 50]
 
 
-def test_age_is_a_difference_of_years_and_contradictory_gender_is_missing(
+def test_age_is_that_at_arrival_and_contradictory_gender_is_missing(
     new_builder: Callable[[], Any],
 ) -> None:
     b = new_builder()
@@ -75,7 +75,7 @@ def test_age_is_a_difference_of_years_and_contradictory_gender_is_missing(
     store = b.write()
     assert triage_table(store, b.index())["age"].to_list() == [29, 29, 29]
     after_midnight = triage_table(store, b.index(at="end"), "disposition")
-    assert after_midnight["age"].to_list() == [30, 30, 30]
+    assert after_midnight["age"].to_list() == [29, 29, 29]
     assert after_midnight["gender"].to_list() == [0, None, 1]
 
 
@@ -141,11 +141,14 @@ def test_windows_of_the_history_counts(visit: Any) -> None:
     }
     for number, ago in enumerate(starts.values()):
         for kind in ("ed", "hospital", "icu"):
-            # Ends long after: a stay that still goes on counts as begun.
-            visit.stay(1, 100 + number, now - ago, now + timedelta(days=9), kind)
+            visit.stay(1, 100 + number, now - ago, now - min(ago, timedelta(seconds=1)), kind)
+            # One that still goes on, like the admission that this visit may belong to.
+            visit.stay(1, 200 + number, now - ago, now + timedelta(days=9), kind)
     row = only(triage_table(visit.write(), visit.index(10)))
+    published = only(triage_table(visit.write(), visit.index(10), paper_compat=True))
     for kind in ("ed", "hosp", "icu"):
         assert [row[f"n_{kind}_{d}d"] for d in (30, 90, 365)] == [2, 3, 4]
+        assert [published[f"n_{kind}_{d}d"] for d in (30, 90, 365)] == [4, 6, 8]
 
 
 def test_disposition_counts_look_back_from_the_start_of_the_visit(visit: Any) -> None:
@@ -176,6 +179,7 @@ def test_counts_equal_brute_force_on_a_thousand_visits(new_builder: Callable[[],
                     s["subject_id"] == row["subject_id"]
                     and s["kind"] == kind
                     and timedelta(0) < row["prediction_time"] - s["start"] <= timedelta(days=days)
+                    and s["end"] <= row["prediction_time"]
                     for s in b.stays
                 )
                 assert row[f"n_{short}_{days}d"] == expected
@@ -274,7 +278,7 @@ def test_two_visits_of_one_admission_and_of_one_moment_keep_apart(
 ) -> None:
     b = new_builder()
     for stay_id, start, sbp in ((1, "10:00", 100), (2, "10:00", 200), (3, "11:00", 300)):
-        b.stay(5, stay_id, f"2150-01-01 {start}", "2150-01-01 12:00", hadm_id=77, parent_id=77)
+        b.stay(5, stay_id, f"2150-01-01 {start}", "2150-01-01 11:00", hadm_id=77, parent_id=77)
         b.event(5, f"2150-01-01 {start}", "ED//TRIAGE//SBP", numeric_value=sbp, stay_id=stay_id)
     table = triage_table(b.write(), b.index(3, 2, 1))
     assert table["triage_sbp"].to_list() == [300, 200, 100]
@@ -316,9 +320,13 @@ def test_errors_say_what_to_do(visit: Any) -> None:
 
 
 def test_a_block_counts_from_the_prediction_time_unless_told(visit: Any) -> None:
-    visit.stay(1, 20, "2150-06-15 17:00:00", None, "hospital")
-    counts = stay_counts(visit.write(), visit.index(at="end"), kinds=["hospital"], days=[1])
+    visit.stay(1, 20, "2150-06-15 16:00:00", "2150-06-15 17:00:00", "hospital")
+    visit.stay(1, 21, "2150-06-15 17:30:00", None, "hospital")
+    store, index = visit.write(), visit.index(at="end")
+    counts = stay_counts(store, index, kinds=["hospital"], days=[1])
     assert counts.to_dicts() == [{"n_hosp_1d": 1}]
+    begun = stay_counts(store, index, kinds=["hospital"], days=[1], going_on=True)
+    assert begun.to_dicts() == [{"n_hosp_1d": 2}]
 
 
 def test_last_values_over_all_stays_within_a_lookback(visit: Any) -> None:

@@ -1,6 +1,6 @@
 """Who is predicted, when, and what happened; splits; and the leak audit."""
 
-from wardround.cohorts.audit import AuditReport, Leak, Truncation, audit, truncation_test
+from wardround.cohorts.audit import AuditReport, Leak, Telling, Truncation, audit, truncation_test
 from wardround.cohorts.cohort import Cohort, FlowStep, assign_splits, read_labels, write_labels
 from wardround.cohorts.emergency import EmergencyTask
 from wardround.cohorts.registry import EMERGENCY_TASKS, TASKS, Task, load_task
@@ -14,6 +14,7 @@ __all__ = [
     "FlowStep",
     "Leak",
     "Task",
+    "Telling",
     "Truncation",
     "assign_splits",
     "audit",

@@ -1,10 +1,13 @@
-"""The leak audit: what a task would read too early, and whether a view does."""
+"""The leak audit: what a task would read too early, what gives its outcome away, and what a view
+does with it."""
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +16,18 @@ import polars as pl
 from rich.console import Group
 from rich.table import Table
 
+from wardround.cohorts.cohort import KEYS
 from wardround.cohorts.registry import Task
 from wardround.store import PatientStore
 
 Build = Callable[[PatientStore, pl.DataFrame], pl.DataFrame]
 #: Rows printed; the JSON has all of them.
 SHOWN = 25
+#: Rows this near before a prediction are asked whether their mere presence tells the outcome,
+JUST_BEFORE = timedelta(hours=1)
+#: which it does when it ranks predictions better than this, and is not there by accident.
+TELLING_AUROC, TELLING_PREDICTIONS = 0.75, 20
+ADMISSION_ID = "any row with hadm_id"
 
 
 @dataclass(frozen=True)
@@ -28,13 +37,34 @@ class Leak:
     Attributes:
         rows: (prediction, event) pairs.
         predictions: how many predictions have such a row.
-        median_delay_hours: from the prediction to when the row became available.
+        median_delay_hours: from the prediction to when a row became available, in the middle
+            prediction of the middle row.
     """
 
     code: str
     rows: int
     predictions: int
     median_delay_hours: float
+
+
+@dataclass(frozen=True)
+class Telling:
+    """A kind of code whose presence just before the prediction all but tells the outcome.
+
+    It may be honest (an order for the ward before an admission). It may be a row that the source
+    writes because of the outcome and dates before it, which no rule of availability can see.
+
+    Attributes:
+        predictions: how many have such a row within `JUST_BEFORE`.
+        with_it, without_it: share of them, and of the others, that have the outcome.
+        auroc: of its presence alone.
+    """
+
+    code: str
+    predictions: int
+    with_it: float
+    without_it: float
+    auroc: float
 
 
 @dataclass(frozen=True)
@@ -57,6 +87,7 @@ class AuditReport:
     task: str
     predictions: int
     leaks: list[Leak]
+    telling: list[Telling]
     hidden_stays: int
     truncation: Truncation | None
 
@@ -83,6 +114,11 @@ class AuditReport:
             lines.append(f"and {len(self.leaks) - SHOWN} more kinds of code")
         if not self.leaks:
             lines.append("No row was dated before it could be read.")
+        lines += [
+            f"Look into {row.code}: {row.predictions:,} predictions have it in the hour before, of "
+            f"which {row.with_it:.0%} have the outcome ({row.without_it:.0%} of the others)."
+            for row in self.telling
+        ]
         lines.append(
             f"{self.hidden_stays:,} predictions fall within a stay; its end and outcome are hidden."
         )
@@ -146,6 +182,7 @@ def audit(
             Leak(row["code"], row["rows"], row["predictions"], round(row["delay"], 2))
             for row in leaks.iter_rows(named=True)
         ],
+        telling=_telling(store, frame.select(*KEYS, "boolean_value").unique(KEYS)),
         hidden_stays=len(going_on),
         truncation=None
         if build is None
@@ -173,6 +210,42 @@ def _too_early(store: PatientStore, shard: str, keys: pl.DataFrame) -> pl.DataFr
         )
         .collect()
     )
+
+
+def _telling(store: PatientStore, labels: pl.DataFrame) -> list[Telling]:
+    """Kinds of code that, seen just before the prediction, part the outcomes."""
+    positives = int(labels["boolean_value"].sum())
+    negatives = len(labels) - positives
+    if not positives or not negatives:
+        return []
+
+    def one(shard: str) -> pl.DataFrame:
+        known = store.known_at(
+            labels, lookback=JUST_BEFORE, columns=["code", "hadm_id"], shards=[shard]
+        )
+        kind = pl.col("code").str.split("//").list.head(2).list.join("//")
+        admission = pl.when(pl.col("hadm_id").is_not_null()).then(pl.lit(ADMISSION_ID))
+        return (
+            known.filter(pl.col("time").is_not_null())
+            .select(*KEYS, "boolean_value", code=pl.concat_list(kind, admission))
+            .explode("code", empty_as_null=False, keep_nulls=False)
+            .unique()
+            .group_by("code")
+            .agg(true=pl.col("boolean_value").sum(), all=pl.len())
+            .collect()
+        )
+
+    found = pl.concat(store.map_shards(one, what="Audit"))
+    found = found.group_by("code").agg(pl.col("true", "all").sum()).sort("code")
+    rows = []
+    for code, true, everyone in found.iter_rows():
+        auroc = 0.5 + (true / positives - (everyone - true) / negatives) / 2
+        if abs(auroc - 0.5) >= TELLING_AUROC - 0.5 and everyone >= TELLING_PREDICTIONS:
+            rest = max(len(labels) - everyone, 1)
+            rows.append(
+                Telling(code, everyone, true / everyone, (positives - true) / rest, round(auroc, 3))
+            )
+    return sorted(rows, key=lambda row: -abs(row.auroc - 0.5))
 
 
 def truncation_test(
@@ -230,6 +303,7 @@ def _truncated(store: PatientStore, index: pl.DataFrame, folder: Path) -> Patien
 
     for shard in store.shards:
         one(shard)
+    shutil.copytree(store.path / "metadata", folder / "metadata")
     columns = store.stays().collect_schema().names()
     store.stays_known_at(cuts).select(columns).collect().write_parquet(folder / "stays.parquet")
     return PatientStore(folder, store.provenance)

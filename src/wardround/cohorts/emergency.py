@@ -24,8 +24,10 @@ class EmergencyTask:
 
     Attributes:
         outcome: what is predicted.
-        features: the feature set that it may read; `triage` is predicted at the visit's start,
-            `disposition` at its end.
+        features: the feature set that it may read. `triage` is predicted at the visit's start,
+            `disposition` a second before its end: what is known at a prediction time includes that
+            time, and the admission, the ICU stay and the coded diagnoses bear the very second of
+            the departure.
     """
 
     name: str
@@ -38,14 +40,16 @@ class EmergencyTask:
 
         Rules, in order: adult by year of birth; an acuity was given; the departure is known. Of ED
         stays that share an admission the first counts. For the return task: sent home alive, and
-        not dead within 72 hours without a return.
+        not dead within 72 hours without a return. For the critical outcome predicted at departure:
+        neither dead nor in the ICU by then.
 
         Args:
             paper_compat: the published rules. Every stay of a shared admission counts. A death is
                 a date of death no later than the date of discharge, whether the patient died in
                 hospital or at home that night, and deaths in the ED do not count. The ICU stay is
-                the first of the admission, and may have begun any time before the departure. The
-                return task keeps patients who die.
+                the first of the admission, and may have begun any time before the departure; at
+                departure patients in the ICU are still predicted. The return task keeps patients
+                who die, and a visit that begins at the departure is a return.
 
         Raises:
             WardroundError: no ED visits in the store.
@@ -61,6 +65,8 @@ class EmergencyTask:
         flow.keep(pl.col("end").is_not_null(), "departure is known")
         if not paper_compat:
             flow.keep(pl.col("first_of_admission"), "first ED visit of its admission")
+        if self.outcome == "critical" and self.features == "disposition" and not paper_compat:
+            flow.keep(~pl.col("critical_by_departure"), "neither dead nor in the ICU at departure")
         if self.outcome == "returned":
             flow.keep(pl.col("hadm_id").is_null(), "not admitted")
             if not paper_compat:
@@ -68,10 +74,9 @@ class EmergencyTask:
                 flow.keep(
                     pl.col("returned") | ~pl.col("died_soon"), "returned, or alive after 72 hours"
                 )
-        label = (
-            "critical_published" if paper_compat and self.outcome == "critical" else self.outcome
-        )
-        when = "start" if self.features == "triage" else "end"
+        published = paper_compat and self.outcome != "hospitalised"
+        label = f"{self.outcome}_published" if published else self.outcome
+        when = "start" if self.features == "triage" else "before_departure"
         flow.frame = flow.frame.sort("subject_id", when, "stay_id")
         flow.keep(
             pl.struct("subject_id", when).is_first_distinct(), "one visit of a patient at a time"
@@ -144,7 +149,13 @@ def _visits(store: PatientStore) -> pl.DataFrame:
     return visits.with_columns(
         hospitalised=pl.col("hadm_id").is_not_null(),
         critical=pl.col("died_in_hospital") | pl.col("died_in_ed") | icu_soon.fill_null(False),
+        before_departure=pl.max_horizontal("start", left - timedelta(seconds=1)),
+        critical_by_departure=pl.col("died_in_ed") | (pl.col("next_icu") < left).fill_null(False),
         critical_published=died_by_date.fill_null(False) | icu_published.fill_null(False),
-        returned=(pl.col("next_visit") - left < RETURN_WITHIN).fill_null(False),
+        returned=pl.col("next_visit")
+        .sub(left)
+        .is_between(timedelta(0), RETURN_WITHIN, closed="none")
+        .fill_null(False),
+        returned_published=(pl.col("next_visit") - left < RETURN_WITHIN).fill_null(False),
         died_soon=(pl.col("death") <= left + RETURN_WITHIN).fill_null(False),
     )

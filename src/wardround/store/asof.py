@@ -6,22 +6,32 @@ from datetime import timedelta
 
 import polars as pl
 
+#: Columns of events that name a stay, and the kinds of stay that they name.
+STAY_IDS = {"hadm_id": ["hospital"], "stay_id": ["ed", "icu"]}
+
 
 def known_at(
     events: pl.LazyFrame,
     predictions: pl.LazyFrame | pl.DataFrame,
     lookback: timedelta | None = None,
+    stays: pl.LazyFrame | None = None,
 ) -> pl.LazyFrame:
     """Join each prediction with its subject's events that were known by then.
 
     A row is known at `t` when it happened by `t` (`time <= t`) and could be read by `t`
     (`available_time <= t`): a lab that was drawn but not yet filed, or a diagnosis that is coded
-    at discharge, is not. Static facts are always known. As in MEDS, `t` itself is included.
+    at discharge, is not; one that was never filed (no `available_time`) never is. Static facts are
+    always known. As in MEDS, `t` itself is included.
+
+    Ids of stays are facts, too. A source writes the admission's id on all that happened on the way
+    into it, so that an order in the emergency department would tell who is going to be admitted:
+    `hadm_id` and `stay_id` are null where their stay begins after `t`.
 
     Args:
         events: rows of a store (`EVENT_SCHEMA`, or fewer columns, with the two times).
         predictions: `subject_id`, `prediction_time`, and any key columns, which are kept.
         lookback: keep dated events after `t - lookback` only.
+        stays: `STAY_SCHEMA`; needed where the events have `hadm_id` or `stay_id`.
 
     Returns:
         One row for each (prediction, known event). A prediction without any has no row.
@@ -39,7 +49,21 @@ def known_at(
     known = (pl.col("time") <= t) & (pl.col("available_time") <= t)
     if lookback is not None:
         known &= pl.col("time") > t - lookback
-    return joined.filter(pl.col("time").is_null() | known)
+    seen = joined.filter(pl.col("time").is_null() | known)
+    for name in STAY_IDS.keys() & set(events.collect_schema()):
+        if stays is None:
+            raise ValueError(f"events that have {name} are read beside `stays`")
+        begun = (
+            stays.filter(pl.col("kind").is_in(STAY_IDS[name]))
+            .select("subject_id", pl.col("stay_id").alias(name), begins="start")
+            .unique(["subject_id", name])
+        )
+        seen = (
+            seen.join(begun, on=["subject_id", name], how="left")
+            .with_columns(pl.when(pl.col("begins") <= t).then(name).alias(name))
+            .drop("begins")
+        )
+    return seen
 
 
 def stays_known_at(stays: pl.LazyFrame, predictions: pl.LazyFrame | pl.DataFrame) -> pl.LazyFrame:

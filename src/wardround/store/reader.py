@@ -16,8 +16,8 @@ import polars as pl
 from wardround.errors import WardroundError
 from wardround.progress import track
 from wardround.store.asof import known_at, stays_known_at
+from wardround.store.atomic import recover
 from wardround.store.schema import EVENT_SCHEMA
-from wardround.store.writer import recover
 
 T = TypeVar("T")
 
@@ -91,10 +91,9 @@ class PatientStore:
         if codes is not None:
             events = events.filter(codes)
         if columns is not None:
-            events = events.select(
-                dict.fromkeys(["subject_id", "time", "available_time", *columns])
-            )
-        return known_at(events, predictions, lookback)
+            wanted = dict.fromkeys(["subject_id", "time", "available_time", *columns])
+            events = events.select(list(wanted))
+        return known_at(events, predictions, lookback, self.stays())
 
     def stays_known_at(self, predictions: pl.LazyFrame | pl.DataFrame) -> pl.LazyFrame:
         """Each prediction's stays as known at its time; see `wardround.store.stays_known_at`."""

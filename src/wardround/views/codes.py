@@ -12,7 +12,14 @@ import polars as pl
 from wardround.errors import WardroundError
 from wardround.ontology import crosswalk, parse_icd_event_code
 from wardround.store import PatientStore, known_at
-from wardround.views.records import ROW, Records, by_shard, number_rows, one_row_each
+from wardround.views.records import (
+    ROW,
+    Records,
+    by_shard,
+    number_rows,
+    one_row_each,
+    require_columns,
+)
 from wardround.views.table.diagnoses import DIAGNOSIS_PREFIX
 
 Scheme = Literal["icd10", "icd9", "3digit"]
@@ -110,19 +117,23 @@ def prior_codes(
     scheme: Scheme = "icd10",
     *,
     lookback: timedelta | None = None,
+    before: str = "prediction_time",
 ) -> CodeLists:
-    """The distinct hospital diagnoses that were known of each subject at each prediction time.
+    """The distinct hospital diagnoses that were known of each subject strictly before a moment.
+
+    The same diagnoses that `wardround.views.table.prior_diagnosis_groups` sorts into groups.
 
     Args:
         store: any patient store.
-        predictions: `subject_id`, `prediction_time`.
+        predictions: `subject_id` and the column named by `before`.
         scheme: how codes of both ICD versions are brought together:
 
             - "icd10", "icd9": codes of the other version go through the General Equivalence
               Mappings to their best target (`wardround.ontology.crosswalk`); those without one
               are left out;
             - "3digit": categories, the first three characters of the ICD-10 code.
-        lookback: ignore codes dated at or before prediction time - lookback.
+        lookback: ignore codes dated at or before that moment - lookback.
+        before: column with the moment; not after the prediction time.
 
     Returns:
         One list a prediction, in order; within a list codes ascend.
@@ -136,8 +147,10 @@ def prior_codes(
         )
 
     def block(records: Records, rows: pl.DataFrame) -> pl.DataFrame:
-        return _code_lists(records, rows, scheme, lookback)
+        moments = rows.with_columns(prediction_time=before)
+        return _code_lists(records, moments, scheme, lookback)
 
+    require_columns(predictions, ("subject_id", before))
     wanted = pl.col("code").str.starts_with(DIAGNOSIS_PREFIX)
     lists = by_shard(store, predictions, block, codes=wanted, what="Prior codes")["codes"]
     offsets = np.concatenate([[0], np.cumsum(lists.list.len().to_numpy())]).astype(np.int64)
@@ -152,6 +165,7 @@ def _code_lists(
     mapped = events.join(_harmonise(events, scheme).lazy(), on="code").drop("code").unique()
     lists = (
         known_at(mapped, rows, lookback)
+        .filter(pl.col("available_time") < pl.col("prediction_time"))
         .group_by(ROW)
         .agg(pl.col("value").unique().sort().alias("codes"))
     )

@@ -149,7 +149,7 @@ def _points(records: Records, visits: pl.DataFrame, method: Method) -> pl.DataFr
         seconds = seconds // HOUR * HOUR
     value = pl.col("value")
     return (
-        known_at(events, keys)
+        known_at(events, keys, stays=records.stays())
         .filter(pl.col("stay_id") == pl.col("visit_id"))
         .sort("time", "available_time", "value")
         .group_by(pl.col(ROW).cast(pl.Int64), "channel", seconds.alias("seconds"))

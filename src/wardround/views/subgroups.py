@@ -105,7 +105,7 @@ def _last_suffix(
         .filter(pl.col("code").str.starts_with(prefix))
         .select("subject_id", "time", "available_time", "stay_id", "code")
     )
-    known = known_at(events, rows)
+    known = known_at(events, rows, stays=records.stays())
     if this_stay:
         known = known.filter(pl.col("stay_id") == pl.col("visit_id"))
     last = (

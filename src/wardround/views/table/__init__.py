@@ -12,7 +12,12 @@ from wardround.views.table.demographics import age, gender
 from wardround.views.table.diagnoses import prior_diagnosis_groups
 from wardround.views.table.stays import stay_counts
 from wardround.views.table.text import text_flags
-from wardround.views.table.triage import CHIEF_COMPLAINTS, FEATURES, triage_table
+from wardround.views.table.triage import (
+    CHIEF_COMPLAINTS,
+    FEATURES,
+    diagnosis_lookback,
+    triage_table,
+)
 from wardround.views.table.values import Measure, last_values
 
 __all__ = [
@@ -23,6 +28,7 @@ __all__ = [
     "PlausibleRange",
     "age",
     "clean_vital",
+    "diagnosis_lookback",
     "distinct_count",
     "fahrenheit_to_celsius",
     "gender",

@@ -6,6 +6,7 @@ import polars as pl
 
 from wardround.ontology import (
     ComorbiditySystem,
+    ComorbidityVariant,
     comorbidity_groups,
     comorbidity_names,
     parse_icd_event_code,
@@ -24,10 +25,14 @@ ECI_FLAGS = tuple(f"eci_{group}" for group in ELIXHAUSER_BESIDE_CHARLSON)
 _SYSTEMS: dict[str, ComorbiditySystem] = {"cci_": "charlson", "eci_": "elixhauser"}
 
 
-def comorbidity_flags(records: Records) -> pl.DataFrame:
+def comorbidity_flags(records: Records, variant: ComorbidityVariant = "quan2005") -> pl.DataFrame:
     """Which comorbidity groups each diagnosis code of these records belongs to.
 
     A fact about codes, not about patients, so no prediction time plays a part.
+
+    Args:
+        records: whose diagnoses to look up.
+        variant: whose lists of codes; see `wardround.ontology.comorbidity_groups`.
 
     Returns:
         `code` (event codes, unique; codes of no group are absent) and one Boolean column for
@@ -43,7 +48,7 @@ def comorbidity_flags(records: Records) -> pl.DataFrame:
         .collect()
     )
     flags = pl.concat(
-        comorbidity_groups(codes, system).with_columns(flag=prefix + pl.col("group"))
+        comorbidity_groups(codes, system, variant).with_columns(flag=prefix + pl.col("group"))
         for prefix, system in _SYSTEMS.items()
     )
     return (

@@ -37,7 +37,7 @@ def distinct_count(
     events = events.select(
         "subject_id", "time", "available_time", "stay_id", identity.alias("identity")
     )
-    known = known_at(events.drop_nulls("identity"), rows)
+    known = known_at(events.drop_nulls("identity"), rows, stays=records.stays())
     if this_stay:
         known = known.filter(pl.col("stay_id") == pl.col("visit_id"))
     counts = known.group_by(ROW).agg(pl.col("identity").n_unique().alias(name))

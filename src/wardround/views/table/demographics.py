@@ -12,19 +12,26 @@ BIRTH = "MEDS_BIRTH"
 GENDERS = {"GENDER//F": 0, "GENDER//M": 1}
 
 
-def age(records: Records, predictions: pl.DataFrame) -> pl.DataFrame:
-    """Age as year of the prediction less year of birth.
+def age(
+    records: Records, predictions: pl.DataFrame, anchor: str = "prediction_time"
+) -> pl.DataFrame:
+    """Age as year of the anchor less year of birth.
 
     De-identification leaves only the year of birth true in MIMIC, so a finer age would be made
     up.
 
+    Args:
+        records: whose events to read.
+        predictions: `subject_id`, `prediction_time`, and the anchor.
+        anchor: column with the moment to count to, not after the prediction time.
+
     Returns:
         `age`: Int32, years; null without a birth event.
     """
-    rows = number_rows(predictions)
+    rows = number_rows(predictions, {"anchor": anchor})
     births = records.events().filter(pl.col("code") == BIRTH)
     births = births.select("subject_id", "time", "available_time")
-    years = pl.col("prediction_time").dt.year() - pl.col("time").min().dt.year()
+    years = pl.col("anchor").dt.year() - pl.col("time").min().dt.year()
     ages = known_at(births, rows).group_by(ROW).agg(years.first().alias("age"))
     return one_row_each(rows, ages, {"age": pl.Int32})
 

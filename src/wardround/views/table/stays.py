@@ -21,6 +21,7 @@ def stay_counts(
     kinds: Sequence[str] = ("ed", "hospital", "icu"),
     days: Sequence[int] = (30, 90, 365),
     anchor: str = "prediction_time",
+    going_on: bool = False,
 ) -> pl.DataFrame:
     """Count earlier stays by kind and window.
 
@@ -34,6 +35,8 @@ def stay_counts(
         kinds: of "ed", "hospital", "icu".
         days: window lengths.
         anchor: column with the moment from which to look back, not after the prediction time.
+        going_on: count stays that have not ended by the anchor, too. The admission that an ED visit
+            belongs to may have begun before the visit, and would give it away.
 
     Returns:
         `n_<ed|hosp|icu>_<days>d`, Int32, kinds before windows in the order given.
@@ -50,6 +53,7 @@ def stay_counts(
     }
     features = (
         stays_known_at(stays, rows)
+        .filter(pl.lit(going_on) | (pl.col("end") <= pl.col("anchor")))
         .select(ROW, "kind", since.alias("since"))
         .filter(pl.col("since") > timedelta(0), pl.col("since") <= timedelta(days=max(days)))
         .group_by(ROW)

@@ -69,9 +69,9 @@ def triage_table(
 
     History looks back from the start of the visit in both feature sets: counts of stays that
     started at most 30, 90 or 365 days earlier (strictly earlier: of two visits with one start
-    neither counts), and comorbidities coded at discharges strictly before it. Vital signs and
-    medicines are those of this visit (`stay_id`) that were known at the prediction time. Age is
-    the year of the prediction less the year of birth.
+    neither counts) and had ended by then, and comorbidities coded at discharges strictly before it.
+    Vital signs and medicines are those of this visit (`stay_id`) that were known at the prediction
+    time, and `ed_los` runs up to it. Age is the year of the visit less the year of birth.
 
     Units: temperature in Celsius, pressures in mmHg, heart and breathing rate a minute, `ed_los`
     in minutes, counts as they are; `gender` is 0 for female and 1 for male; flags are 0 or 1.
@@ -83,11 +83,13 @@ def triage_table(
         index: `subject_id`, `prediction_time`, `stay_id` of ED stays, one row a prediction, and
             any more key columns.
         feature_set: "triage" (64 columns; the prediction time is the start of the visit) or
-            "disposition" (67 columns; the end of the visit).
+            "disposition" (67 columns; the prediction time is about the end of the visit).
         lookback_days: how far back comorbidities count.
-        paper_compat: follow the published code where it differs: comorbidities look back 1,780
-            days whatever `lookback_days` says, `ed_los` loses its whole days, and medicines
-            without a gsn are not counted in `n_medrecon`.
+        paper_compat: follow the published code where it differs: comorbidities are the groups of
+            its code lists (`wardround.ontology.comorbidity_groups`, "mimic4ed") and look back
+            1,780 days whatever `lookback_days` says, stays that still go on count as history,
+            `ed_los` loses its whole days, and medicines without a gsn are not counted in
+            `n_medrecon`.
 
     Returns:
         The columns of `index`, then `FEATURES[feature_set]`; the rows of `index` in their order.
@@ -104,7 +106,7 @@ def triage_table(
     taken = sorted(set(index.columns) & set(FEATURES[feature_set]))
     if taken:
         raise WardroundError(f"index already has columns of the table: {', '.join(taken)}")
-    lookback = timedelta(days=PAPER_LOOKBACK_DAYS if paper_compat else lookback_days)
+    lookback = diagnosis_lookback(lookback_days, paper_compat)
     block = partial(
         _features, feature_set=feature_set, lookback=lookback, paper_compat=paper_compat
     )
@@ -119,6 +121,11 @@ def triage_table(
     return pl.concat([index, table.select(FEATURES[feature_set])], how="horizontal")
 
 
+def diagnosis_lookback(lookback_days: int, paper_compat: bool) -> timedelta:
+    """How far back earlier diagnoses count; the published code has its own number."""
+    return timedelta(days=PAPER_LOOKBACK_DAYS if paper_compat else lookback_days)
+
+
 def _features(
     records: Records,
     index: pl.DataFrame,
@@ -127,11 +134,11 @@ def _features(
     paper_compat: bool,
 ) -> pl.DataFrame:
     visits = visit_times(records, index)
-    groups = comorbidity_flags(records)
+    groups = comorbidity_flags(records, "mimic4ed" if paper_compat else "quan2005")
     blocks = [
-        age(records, visits),
+        age(records, visits, "start"),
         gender(records, visits),
-        stay_counts(records, visits, anchor="start"),
+        stay_counts(records, visits, anchor="start", going_on=paper_compat),
         _triage_values(records, visits),
         text_flags(records, visits, "ED//TRIAGE//CHIEFCOMPLAINT", CHIEF_COMPLAINTS, this_stay=True),
         prior_diagnosis_groups(records, visits, groups, lookback=lookback, before="start"),
@@ -167,7 +174,7 @@ def _last_vitals(records: Records, visits: pl.DataFrame) -> pl.DataFrame:
 
 
 def _length_of_stay(visits: pl.DataFrame, *, wrap: bool) -> pl.DataFrame:
-    seconds = (pl.col("end") - pl.col("start")).dt.total_seconds()
+    seconds = (pl.col("prediction_time") - pl.col("start")).dt.total_seconds()
     if wrap:
         seconds = seconds % (24 * 3600)
     return visits.select(ed_los=(seconds / 60).cast(pl.Float32))

@@ -65,7 +65,7 @@ def last_values(
         .group_by("subject_id", *scope, "time", "available_time")
         .agg(pl.col(list(measures)).max())
     )
-    known = known_at(moments, rows, lookback)
+    known = known_at(moments, rows, lookback, records.stays())
     if this_stay:
         known = known.filter(pl.col("stay_id") == pl.col("visit_id"))
     last = (
