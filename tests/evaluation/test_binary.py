@@ -19,7 +19,7 @@ from wardround.evaluation import (
     wilson_interval,
 )
 
-YOUDEN, SENSITIVE = "Youden index on tuning", "sensitivity ≥ 0.90 on tuning"
+CORNER, SENSITIVE = "nearest to the ROC corner on tuning", "sensitivity ≥ 0.90 on tuning"
 
 
 def none(rows: int) -> Resamples:
@@ -51,7 +51,7 @@ def test_thresholds_by_hand() -> None:
     y = np.array([0, 0, 1, 0, 0, 0, 1, 1, 1, 1], bool)
     p = np.arange(10) / 10
     # At 0.6: 4 of 5 and no false alarm; at 0.2: all, with three.
-    assert choose_thresholds(y, p) == {YOUDEN: 0.6, SENSITIVE: 0.2}
+    assert choose_thresholds(y, p) == {CORNER: 0.6, SENSITIVE: 0.2}
     assert choose_thresholds(y, p, sensitivity=0.8)["sensitivity ≥ 0.80 on tuning"] == 0.6
 
 
@@ -66,9 +66,9 @@ def test_thresholds_equal_a_search_over_all_scores(
     p = np.array([r[1] / 12 for r in rows])
     assume(0 < y.sum() < len(y))
     rates = {t: ((p >= t)[y].mean(), (p >= t)[~y].mean()) for t in np.unique(p)}
-    youden, sensitive = choose_thresholds(y, p, sensitivity).values()
-    best = max(true - false for true, false in rates.values())
-    assert rates[youden][0] - rates[youden][1] == pytest.approx(best)
+    corner, sensitive = choose_thresholds(y, p, sensitivity).values()
+    far = {t: np.hypot(1 - true, false) for t, (true, false) in rates.items()}
+    assert far[corner] == pytest.approx(min(far.values()))
     assert sensitive == max(t for t, (true, _) in rates.items() if true >= sensitivity - 1e-12)
 
 

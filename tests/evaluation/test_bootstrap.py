@@ -25,7 +25,6 @@ from wardround.evaluation import (
     paired_comparison,
     shuffle_labels,
 )
-from wardround.evaluation.metrics import frequency_bins
 
 Data = tuple[np.ndarray, np.ndarray, np.ndarray]
 
@@ -72,7 +71,6 @@ def test_resamples_equal_a_loop_over_repeated_rows(uneven: Data) -> None:
     who, y, p = uneven
     resamples = Resamples(who, 60, seed=1)
     areas, precisions = resamples.areas(y, p)
-    bins = frequency_bins(p, 10)
     expected: dict[str, list[float]] = {}
     for number in range(60):
         rows = rows_of(resamples, number)
@@ -81,14 +79,12 @@ def test_resamples_equal_a_loop_over_repeated_rows(uneven: Data) -> None:
         assert precisions[number] == pytest.approx(average_precision_score(again, risk), abs=1e-12)
         tn, fp, fn, tp = confusion_matrix(again, risk >= 0.4).ravel()
         found = calibration(again, risk)
-        gaps = [abs((risk - again)[bins[rows] == b].sum()) for b in range(10)]
         for name, value in {
             "auroc": areas[number],
             "auprc": precisions[number],
             "brier": brier_score_loss(again, risk),
             "calibration_intercept": found.intercept,
             "calibration_slope": found.slope,
-            "ece": sum(gaps) / len(rows),
             "sensitivity": tp / (tp + fn),
             "specificity": tn / (tn + fp),
             "ppv": tp / (tp + fp),
@@ -105,6 +101,22 @@ def test_resamples_equal_a_loop_over_repeated_rows(uneven: Data) -> None:
         near = 2e-3 if name.startswith("calibration") else 1e-9
         assert (found.low, found.high) == pytest.approx((low, high), abs=near), name
         assert low <= found.value <= high, name
+
+
+def test_ece_has_a_value_and_no_interval(uneven: Data) -> None:
+    """Percentiles of a sum of absolute gaps lie above the value itself."""
+    who, y, p = uneven
+    found = evaluate_binary("m", "M", y, p, Resamples(who, 60)).metrics["ece"]
+    assert found.value is not None and found.low is None and found.high is None
+
+
+def test_asking_twice_gives_the_same_and_another_model_another(uneven: Data) -> None:
+    who, y, p = uneven
+    resamples = Resamples(who, 30)
+    first, again = resamples.areas(y, p)[0], resamples.areas(y, p.copy())[0]
+    assert (first == again).all()
+    assert not (resamples.areas(y, p[::-1])[0] == first).all()
+    assert not (resamples.areas(~y, p)[0] == first).all()
 
 
 def test_calibration_on_groups_of_log_odds_moves_no_second_decimal() -> None:

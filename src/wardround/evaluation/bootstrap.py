@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from functools import cached_property
 
 import numpy as np
@@ -40,6 +41,10 @@ class Resamples:
         return part
 
     @cached_property
+    def _areas(self) -> dict[bytes, tuple[np.ndarray, np.ndarray]]:
+        return {}
+
+    @cached_property
     def _as_float(self) -> np.ndarray:
         return self.counts.astype(np.float32)
 
@@ -52,7 +57,16 @@ class Resamples:
         return np.asarray((by_subject.T @ self._as_float.T).T).reshape(len(self), m)
 
     def areas(self, y: np.ndarray, p: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """AUROC and AUPRC of every resample: two arrays (repeats,)."""
+        """AUROC and AUPRC of every resample: two arrays (repeats,).
+
+        Kept for the next call: a model's interval and each of its comparisons ask for the same.
+        """
+        key = hashlib.blake2b(np.asarray(y, bool).tobytes() + np.asarray(p, float).tobytes())
+        if key.digest() not in self._areas:
+            self._areas[key.digest()] = self._resampled_areas(y, p)
+        return self._areas[key.digest()]
+
+    def _resampled_areas(self, y: np.ndarray, p: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         ranking = Ranking(y, p)
         rows = self.rows[ranking.order]
         step = max(1, BLOCK // max(len(rows), 1))
