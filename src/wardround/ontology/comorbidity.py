@@ -23,16 +23,12 @@ from wardround.ontology.tables import package_yaml
 ComorbiditySystem = Literal["charlson", "elixhauser"]
 ComorbidityVariant = Literal["quan2005", "mimic4ed"]
 
-# Where both are present, the hierarchy counts the graver only.
-_GRAVER = {"Liver1": "Liver2", "DM1": "DM2", "Cancer1": "Cancer2"}
-
 
 class _Group(BaseModel):
     model_config = ConfigDict(extra="forbid")
     title: str
     icd9: str
     icd10: str
-    weight: int | None = None
 
 
 class _Prefixes(BaseModel):
@@ -91,7 +87,8 @@ def comorbidity_groups(
     Returns:
         icd_code (as it came, so that the result joins back), icd_version, group: one row for each
         group of a code; codes of no group are absent. The published lists are taken at their word:
-        nothing is taken out of a group because a graver one applies (see charlson_index).
+        nothing is taken out of a group because a graver one applies; the Charlson index of
+        `wardround.models` does that.
 
     Raises:
         WardroundError: an unknown system or variant, a missing column, a version that is neither
@@ -113,35 +110,6 @@ def comorbidity_groups(
         .unique()
         .sort("icd_version", "icd_code", "group")
     )
-
-
-def charlson_index(prefix: str = "cci_", *, hierarchy: bool = True) -> pl.Expr:
-    """Return the Charlson index (int64) over 17 flag columns named prefix + group.
-
-    Weights: 1 for MI, CHF, PVD, Stroke, Dementia, Pulmonary, Rheumatic, PUD, Liver1, DM1; 2 for
-    DM2, Paralysis, Renal, Cancer1; 3 for Liver2; 6 for Cancer2, HIV (Charlson et al. 1987, Table 3;
-    the paper's separate leukaemia and lymphoma, 2 each, are within Cancer1 in Quan's lists).
-
-    Args:
-        prefix: what the flag columns are called before the group name.
-        hierarchy: count Liver2, DM2 and Cancer2 instead of, not on top of, Liver1, DM1 and Cancer1.
-    """
-    points = []
-    for name, group in _system("charlson").groups.items():
-        flag = _flag(prefix, name)
-        if hierarchy and name in _GRAVER:
-            flag = flag & ~_flag(prefix, _GRAVER[name])
-        points.append(flag.cast(pl.Int64) * group.weight)
-    return pl.sum_horizontal(points).alias("charlson_index")
-
-
-def charlson_age_points(age: pl.Expr) -> pl.Expr:
-    """Return the points (int64) that age adds to the index: one for each full decade above 40.
-
-    50-59 years 1, 60-69 years 2, and so on without a ceiling (Charlson et al. 1987). Null age stays
-    null.
-    """
-    return ((age.floor() - 40) // 10).clip(lower_bound=0).cast(pl.Int64)
 
 
 def expand_prefixes(declared: str) -> list[str]:
@@ -194,7 +162,3 @@ def _prefixes(system: ComorbiditySystem, variant: ComorbidityVariant = "quan2005
             kept = [prefix for prefix in expand_prefixes(text) if prefix not in dropped]
             rows += [(version, prefix, name) for prefix in [*kept, *expand_prefixes(add)]]
     return pl.DataFrame(rows, schema=["icd_version", "prefix", "group"], orient="row")
-
-
-def _flag(prefix: str, name: str) -> pl.Expr:
-    return pl.col(prefix + name).cast(pl.Boolean).fill_null(False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Literal
 
 import polars as pl
@@ -51,17 +52,7 @@ def crosswalk(
         scenario=pl.lit(0, dtype=pl.Int64),
         choice_list=pl.lit(0, dtype=pl.Int64),
     )
-    back = gem(to).select(target="source", source="target", returns=pl.lit(True)).unique()
-    table = gem(19 - to).join(back, on=["source", "target"], how="left")
-    if targets == "best":
-        table = table.sort(
-            "combination",
-            "approximate",
-            pl.col("returns").is_null(),
-            "scenario",
-            "choice_list",
-            "target",
-        ).unique("source", keep="first", maintain_order=True)
+    table = _targets(to, best=targets == "best")
     other = (
         unique.filter(pl.col("icd_version") != to)
         .join(table, left_on="code", right_on="source", how="left")
@@ -70,3 +61,20 @@ def crosswalk(
     return pl.concat([same, other]).sort(
         "icd_version", "icd_code", "scenario", "choice_list", "target"
     )
+
+
+@cache
+def _targets(to: int, *, best: bool) -> pl.DataFrame:
+    """The mapping towards a version: every target, or the best of each source."""
+    back = gem(to).select(target="source", source="target", returns=pl.lit(True)).unique()
+    table = gem(19 - to).join(back, on=["source", "target"], how="left")
+    if best:
+        table = table.sort(
+            "combination",
+            "approximate",
+            pl.col("returns").is_null(),
+            "scenario",
+            "choice_list",
+            "target",
+        ).unique("source", keep="first", maintain_order=True)
+    return table
