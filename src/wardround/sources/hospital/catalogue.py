@@ -40,21 +40,23 @@ class Condition(BaseModel):
 
 
 class Chronic(Condition):
-    """A condition that a patient has or has not."""
+    """A condition that a patient has or has not; `bmi` is added to the body-mass index (kg/m2)."""
 
     prevalence: float = Field(gt=0, lt=1)
     per_decade: float
     hospital: float
     critical: float
     attender: float = 0.0
+    bmi: float = 0.0
 
 
 class Acute(Condition):
-    """A reason for a visit."""
+    """A reason for a visit; cultures of an `infection` are taken, and may grow."""
 
     weight: float = Field(gt=0)
     severity: float
     unit: str
+    infection: bool = False
 
 
 class Catalogue(BaseModel):
@@ -69,10 +71,14 @@ class Catalogue(BaseModel):
         from wardround.sources.hospital.dictionaries import LABS
 
         seen: list[str] = []
+        chronic = {condition.name for condition in self.chronic}
         for condition in [*self.chronic, *self.acute]:
-            unknown = [name for name in condition.risk if name not in seen]
+            unknown = [name for name in condition.risk if name not in chronic.intersection(seen)]
             if unknown:
-                raise ValueError(f"{condition.name}: risk names {unknown[0]!r}, not listed before")
+                raise ValueError(
+                    f"{condition.name}: risk names {unknown[0]!r}, "
+                    "which is no chronic condition listed before it"
+                )
             wrong = [name for name in condition.labs if name not in LABS]
             wrong += [name for name in condition.vitals if name not in VITALS]
             if wrong:
@@ -97,10 +103,27 @@ def parse_catalogue(text: str) -> Catalogue:
         WardroundError: the condition and what is wrong with it.
     """
     try:
-        return Catalogue.model_validate(yaml.safe_load(text))
-    except (yaml.YAMLError, ValidationError) as error:
-        if isinstance(error, ValidationError):
-            fault = error.errors()[0]
-            place = ".".join(str(part) for part in fault["loc"])
-            raise WardroundError(f"catalogue: {place} {fault['msg']}") from error
+        content = yaml.safe_load(text)
+        return Catalogue.model_validate(content)
+    except yaml.YAMLError as error:
         raise WardroundError(f"catalogue: {' '.join(str(error).split())}") from error
+    except ValidationError as error:
+        fault = error.errors()[0]
+        place = _place(content, fault["loc"])
+        message = fault["msg"].removeprefix("Value error, ")
+        raise WardroundError(": ".join(["catalogue", *place, message])) from error
+
+
+def _place(content: object, loc: tuple[int | str, ...]) -> list[str]:
+    """Where a fault lies, a condition by its name where it has one."""
+    place: list[str] = []
+    for part in loc:
+        inner = None
+        if isinstance(content, dict):
+            inner = content.get(part)
+        elif isinstance(content, list) and isinstance(part, int):
+            inner = content[part]
+        named = isinstance(part, int) and isinstance(inner, dict) and "name" in inner
+        place.append(str(inner["name"]) if named else str(part))  # type: ignore[index]
+        content = inner
+    return place

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -38,6 +38,7 @@ class Chunk:
 
     rng: np.random.Generator
     catalogue: Catalogue
+    seed: int
     number: int
     patients: Patients
     encounters: Encounters
@@ -50,10 +51,14 @@ class Chunk:
         encounters = draw_encounters(rng, catalogue, patients)
         if len(encounters) > ENCOUNTERS:
             raise RuntimeError(f"chunk {number} has more encounters than ids")
-        return cls(rng, catalogue, number, patients, encounters)
+        return cls(rng, catalogue, seed, number, patients, encounters)
 
     def __len__(self) -> int:
         return len(self.encounters)
+
+    def own_rng(self, purpose: int) -> np.random.Generator:
+        """A generator apart from `rng`, for what the table of that number alone draws."""
+        return np.random.default_rng((self.seed, self.number, purpose))
 
     @cached_property
     def index(self) -> np.ndarray:
@@ -86,6 +91,13 @@ class Chunk:
     @cached_property
     def in_icu(self) -> np.ndarray:
         return self.encounters.icu_in > 0
+
+    @cached_property
+    def death(self) -> np.ndarray:
+        """Of each patient, in shifted seconds; inf for those who live."""
+        death = np.full(len(self.patients), np.inf)
+        np.minimum.at(death, self.encounters.patient, self.encounters.death)
+        return death
 
     @cached_property
     def icd_version(self) -> np.ndarray:
@@ -188,6 +200,12 @@ def stamp(seconds: np.ndarray, there: np.ndarray | None = None) -> pl.Series:
 def day(seconds: np.ndarray, there: np.ndarray | None = None) -> pl.Series:
     """The dates of `stamp`."""
     return stamp(seconds, there).cast(pl.Date)
+
+
+def stack(frames: Iterable[pl.DataFrame]) -> pl.DataFrame:
+    """Frames below each other; one without rows may not know the types of its columns."""
+    every = list(frames)
+    return pl.concat([frame for frame in every if len(frame)] or every[:1])
 
 
 def present(values: np.ndarray, there: np.ndarray) -> pl.Series:

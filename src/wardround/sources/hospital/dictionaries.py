@@ -62,23 +62,23 @@ BASIC_LABS = (
     "wbc",
     "platelets",
 )
-#: Rare items of the laboratory behind the common ones, each as (itemid, label).
+#: Rare items of the laboratory behind the common ones, the most frequent first.
 RARE_LABS = [
-    (50802, "Base Excess"),
-    (50818, "pCO2"),
-    (50820, "pH"),
-    (50821, "pO2"),
-    (50863, "Alkaline Phosphatase"),
-    (50868, "Anion Gap"),
-    (50878, "Asparate Aminotransferase (AST)"),
-    (50889, "C-Reactive Protein"),
-    (50910, "Creatine Kinase (CK)"),
-    (50924, "Ferritin"),
-    (50952, "Iron"),
-    (50954, "Lactate Dehydrogenase (LD)"),
-    (51144, "Bands"),
-    (51196, "D-Dimer"),
-    (51275, "PTT"),
+    Lab(50802, "Base Excess", "Blood Gas", "mEq/L", 0, 3.5, 0, -2, 2),
+    Lab(50818, "pCO2", "Blood Gas", "mm Hg", 41, 8, 0, 35, 45),
+    Lab(50820, "pH", "Blood Gas", "units", 7.38, 0.06, 2, 7.35, 7.45),
+    Lab(50821, "pO2", "Blood Gas", "mm Hg", 4.55, 0.45, 0, 85, 105, True),
+    Lab(50863, "Alkaline Phosphatase", "Chemistry", "IU/L", 4.4, 0.45, 0, 35, 130, True),
+    Lab(50868, "Anion Gap", "Chemistry", "mEq/L", 14, 3, 0, 8, 20),
+    Lab(50878, "Asparate Aminotransferase (AST)", "Chemistry", "IU/L", 3.3, 0.6, 0, 0, 40, True),
+    Lab(50889, "C-Reactive Protein", "Chemistry", "mg/L", 2.7, 1.3, 1, 0, 5, True),
+    Lab(50910, "Creatine Kinase (CK)", "Chemistry", "IU/L", 4.6, 0.9, 0, 47, 322, True),
+    Lab(50924, "Ferritin", "Chemistry", "ng/mL", 5.0, 1.0, 0, 30, 400, True),
+    Lab(50952, "Iron", "Chemistry", "ug/dL", 4.0, 0.5, 0, 45, 160, True),
+    Lab(50954, "Lactate Dehydrogenase (LD)", "Chemistry", "IU/L", 5.4, 0.35, 0, 94, 250, True),
+    Lab(51144, "Bands", "Hematology", "%", 0.7, 0.9, 0, 0, 5, True),
+    Lab(51196, "D-Dimer", "Hematology", "ng/mL FEU", 6.5, 0.9, 0, 0, 500, True),
+    Lab(51275, "PTT", "Hematology", "sec", 3.43, 0.2, 1, 25, 36.5, True),
 ]
 
 
@@ -123,19 +123,23 @@ CHARTS = [
         "temperature",
     ),
 ]
-#: (itemid, label, table, unit, category) of what is not charted hourly.
-OTHER_ITEMS = [
-    (221906, "Norepinephrine", "inputevents", "mg", "Medications"),
-    (222168, "Propofol", "inputevents", "mg", "Medications"),
-    (225158, "NaCl 0.9%", "inputevents", "mL", "Fluids/Intake"),
-    (220490, "Water", "ingredientevents", "mL", "Ingredients"),
-    (226559, "Foley", "outputevents", "mL", "Output"),
-    (226560, "Void", "outputevents", "mL", "Output"),
-    (225792, "Invasive Ventilation", "procedureevents", "None", "2-Ventilation"),
-    (225752, "Arterial Line", "procedureevents", "None", "Access Lines - Invasive"),
-    (224290, "Arterial line Tubing Change", "datetimeevents", "", "Access Lines - Invasive"),
-    (223901, "GCS - Motor Response", "chartevents", "", "Neurological"),
-]
+#: Rows of d_items for what is not charted hourly.
+OTHER_ITEMS: list[tuple[int, str, str, str, str, str | None, str]] = [
+    (221906, "Norepinephrine", "Norepinephrine", "inputevents", "Medications", "mg", "Solution"),
+    (222168, "Propofol", "Propofol", "inputevents", "Medications", "mg", "Solution"),
+    (225158, "NaCl 0.9%", "NaCl 0.9%", "inputevents", "Fluids/Intake", "mL", "Solution"),
+    (220490, "Water", "H2O", "ingredientevents", "Ingredients", "mL", "Ingredient"),
+    (226559, "Foley", "Foley", "outputevents", "Output", "mL", "Numeric"),
+    (226560, "Void", "Void", "outputevents", "Output", "mL", "Numeric"),
+    (225792, "Invasive Ventilation", "Invasive Ventilation", "procedureevents",
+     "2-Ventilation", "None", "Processes"),
+    (225752, "Arterial Line", "Arterial Line", "procedureevents",
+     "Access Lines - Invasive", "None", "Processes"),
+    (224290, "Arterial line Tubing Change", "Arterial line Tubing Change", "datetimeevents",
+     "Access Lines - Invasive", None, "Date and time"),
+    (223901, "GCS - Motor Response", "Motor Response", "chartevents",
+     "Neurological", None, "Text"),
+]  # fmt: skip
 ICU_UNITS = [
     "Medical Intensive Care Unit (MICU)",
     "Surgical Intensive Care Unit (SICU)",

@@ -256,5 +256,6 @@ def _diagnosis(chunk: Chunk) -> pl.DataFrame:
 def _gsn(names: pl.Series) -> pl.DataFrame:
     distinct = names.unique().sort().to_list()
     return pl.DataFrame(
-        {"name": distinct, "gsn": [f"{drug_code(name) % 1_000_000:06d}" for name in distinct]}
+        {"name": distinct, "gsn": [f"{drug_code(name) % 1_000_000:06d}" for name in distinct]},
+        schema={"name": pl.String, "gsn": pl.String},
     )

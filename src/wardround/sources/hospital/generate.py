@@ -69,7 +69,7 @@ def generate_hospital(
         overwrite: replace what stands there.
 
     Raises:
-        WardroundError: `dest` exists, or is no place to write.
+        WardroundError: `dest` exists; with `overwrite`, it is no synthetic hospital.
     """
     if patients < 1:
         raise WardroundError(f"patients must be 1 or more, got {patients}")
@@ -77,7 +77,7 @@ def generate_hospital(
         raise WardroundError(f"seed must be 0 or more, got {seed}")
     if dest.exists() and not overwrite:
         raise WardroundError(f"{dest} exists; choose another folder, or pass --force to replace it")
-    if dest.exists() and any(dest.iterdir()) and not (dest / MARK).is_file():
+    if dest.is_file() or (dest.is_dir() and any(dest.iterdir()) and not (dest / MARK).is_file()):
         raise WardroundError(f"{dest} holds something else than a synthetic hospital; remove it")
     catalogue = load_catalogue()
     with atomic_write(dest) as folder:
@@ -129,8 +129,7 @@ def _write_dictionaries(out: TableFiles) -> None:
     """The d_* tables, providers and caregivers: the same in every hospital."""
     out.write("hosp/d_icd_diagnoses", diagnosis_titles())
     out.write("hosp/d_icd_procedures", procedure_titles())
-    labs = [(lab.itemid, lab.label, "Blood", lab.category) for lab in LABS.values()]
-    labs += [(itemid, label, "Blood", "Chemistry") for itemid, label in RARE_LABS]
+    labs = [(lab.itemid, lab.label, "Blood", lab.category) for lab in [*LABS.values(), *RARE_LABS]]
     schema = ["itemid", "label", "fluid", "category"]
     out.write("hosp/d_labitems", pl.DataFrame(sorted(labs), schema=schema, orient="row"))
     out.write(
@@ -145,13 +144,9 @@ def _write_dictionaries(out: TableFiles) -> None:
     )
     out.write("hosp/provider", pl.DataFrame({"provider_id": sorted(provider_ids())}))
     out.write("icu/caregiver", pl.DataFrame({"caregiver_id": range(1_000, 1_000 + CAREGIVERS)}))
-    items = [
+    items = OTHER_ITEMS + [
         (c.itemid, c.label, c.abbreviation, "chartevents", c.category, c.unit, "Numeric")
         for c in CHARTS
-    ]
-    items += [
-        (itemid, label, label, table, category, unit, "Numeric")
-        for itemid, label, table, unit, category in OTHER_ITEMS
     ]
     schema = ["itemid", "label", "abbreviation", "linksto", "category", "unitname", "param_type"]
     out.write("icu/d_items", pl.DataFrame(sorted(items), schema=schema, orient="row"))

@@ -13,6 +13,7 @@ from wardround.sources.hospital.chunk import (
     long_tail,
     present,
     spread,
+    stack,
     stamp,
     text,
 )
@@ -69,11 +70,9 @@ def provider_ids() -> np.ndarray:
 
 def _patients(chunk: Chunk) -> pl.DataFrame:
     p, e = chunk.patients, chunk.encounters
-    death = np.full(len(p), np.inf)
-    np.minimum.at(death, e.patient, e.death)
     last = np.zeros(len(p))
     np.maximum.at(last, e.patient, e.end)
-    known = np.isfinite(death) & (death < last + YEAR)  # later deaths are censored
+    known = chunk.death < last + YEAR  # later deaths are censored
     age = np.clip(p.anchor_age, 0, None)
     return pl.DataFrame(
         {
@@ -82,7 +81,7 @@ def _patients(chunk: Chunk) -> pl.DataFrame:
             "anchor_age": np.where(age > 89, 91, age),
             "anchor_year": p.anchor_year,
             "anchor_year_group": text(np.array(YEAR_GROUPS, dtype=object)[p.year_group]),
-            "dod": day(death, known),
+            "dod": day(chunk.death, known),
         }
     )
 
@@ -103,7 +102,7 @@ def _admissions(chunk: Chunk, admitted: np.ndarray) -> pl.DataFrame:
     )
     goes = np.where(e.died, "DIED", goes).astype(object)
     old = p.anchor_age[e.patient] >= 65
-    person = np.random.default_rng((chunk.number, 1))
+    person = chunk.own_rng(1)
     marital = person.choice(
         np.array(["SINGLE", "MARRIED", "WIDOWED", "DIVORCED"], dtype=object), len(p)
     )
@@ -159,7 +158,7 @@ def _transfers(chunk: Chunk, admitted: np.ndarray) -> pl.DataFrame:
         )
 
     nowhere = np.full(len(chunk), np.inf)
-    return pl.concat(
+    return stack(
         [
             part(visits, "ED", text(np.full(len(visits), "Emergency Department", dtype=object)),
                  e.start, e.leave, 0),
@@ -189,7 +188,7 @@ def _services(chunk: Chunk, admitted: np.ndarray) -> pl.DataFrame:
     second = frame.with_columns(
         transfertime=stamp(half), prev_service="curr_service", curr_service=pl.lit("SURG")
     ).filter(pl.Series(moved), pl.col("prev_service") != "SURG")
-    return pl.concat([frame, second]).sort("subject_id", "transfertime")
+    return stack([frame, second]).sort("subject_id", "transfertime")
 
 
 def _diagnoses(chunk: Chunk, admitted: np.ndarray) -> pl.DataFrame:
@@ -248,7 +247,7 @@ def _procedures(chunk: Chunk) -> pl.DataFrame:
             )
         )
     return (
-        pl.concat(pieces)
+        stack(pieces)
         .sort("subject_id", "hadm_id", "chartdate")
         .with_columns(seq_num=pl.int_range(1, pl.len() + 1).over("hadm_id"))
     )
@@ -281,7 +280,7 @@ def _drgcodes(chunk: Chunk, admitted: np.ndarray) -> pl.DataFrame:
         )
         for kind, code, severity, mortality in both
     ]
-    return pl.concat(frames).sort("subject_id", "hadm_id", "drg_type")
+    return stack(frames).sort("subject_id", "hadm_id", "drg_type")
 
 
 def _hcpcsevents(chunk: Chunk, admitted: np.ndarray) -> pl.DataFrame:
@@ -304,10 +303,11 @@ def _omr(chunk: Chunk) -> pl.DataFrame:
     p, rng = chunk.patients, chunk.rng
     owner, _ = spread(rng.poisson(1.6, len(p)))
     at = p.first[owner] + p.shift[owner] + rng.random(len(owner)) * (p.last - p.first)[owner]
-    obese = [c.name for c in chunk.catalogue.chronic].index("obesity")
-    person = np.random.default_rng((chunk.number, 2))
+    alive = pl.Series(at < chunk.death[owner])
+    heavier = p.chronic @ np.array([c.bmi for c in chunk.catalogue.chronic])
+    person = chunk.own_rng(2)
     height = np.where(p.female, 63.5, 69.0) + person.normal(0, 2.7, len(p))
-    bmi = person.normal(26.5, 3.5, len(p)).clip(15, 30) + 9 * p.chronic[:, obese]
+    bmi = person.normal(26.5, 3.5, len(p)).clip(15, 30) + heavier
     bmi_now = (bmi[owner] + rng.normal(0, 0.7, len(owner))).round(1)
     pounds = (bmi_now * height[owner] ** 2 / 703).round(1)
     pressure = [
@@ -331,11 +331,13 @@ def _omr(chunk: Chunk) -> pl.DataFrame:
                     "result_name": [name] * len(owner),
                     "result_value": value,
                 }
-            )
+            ).filter(alive)
             for name, value in values.items()
         )
-        .with_columns(seq_num=pl.lit(1))
-        .sort("subject_id", "chartdate", "result_name")
+        .with_columns(
+            seq_num=pl.int_range(1, pl.len() + 1).over("subject_id", "chartdate", "result_name")
+        )
+        .sort("subject_id", "chartdate", "result_name", "seq_num")
     )
 
 
@@ -449,7 +451,7 @@ def _write_poe(chunk: Chunk, out: TableFiles, drugs: pl.DataFrame, admitted: np.
         ("Lab", None, 0.1),
         ("ADT orders", "Discharge", 0.98),
     ]
-    general = pl.concat(
+    general = stack(
         pl.DataFrame(
             {
                 "subject_id": chunk.subject_id[admitted],
@@ -478,7 +480,7 @@ def _write_poe(chunk: Chunk, out: TableFiles, drugs: pl.DataFrame, admitted: np.
         order_type=pl.lit("Medications"),
         order_subtype=pl.lit(None, pl.String),
     )
-    orders = pl.concat([medicines, general.select(medicines.columns)]).sort("subject_id", "poe_seq")
+    orders = stack([medicines, general.select(medicines.columns)]).sort("subject_id", "poe_seq")
     out.write(
         "hosp/poe",
         orders.with_columns(
@@ -581,5 +583,5 @@ def _write_emar(chunk: Chunk, out: TableFiles, drugs: pl.DataFrame) -> None:
     )
     out.write(
         "hosp/emar_detail",
-        pl.concat([whole, part]).sort("subject_id", "emar_seq", "parent_field_ordinal"),
+        stack([whole, part]).sort("subject_id", "emar_seq", "parent_field_ordinal"),
     )

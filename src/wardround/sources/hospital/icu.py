@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 
-from wardround.sources.hospital.chunk import Chunk, spread, stamp, text
+from wardround.sources.hospital.chunk import Chunk, spread, stack, stamp, text
 from wardround.sources.hospital.dictionaries import CHARTS, OTHER_ITEMS
 from wardround.sources.hospital.encounters import HOUR
 from wardround.sources.hospital.files import TableFiles
@@ -71,7 +71,7 @@ def _chartevents(chunk: Chunk, stays: np.ndarray) -> pl.DataFrame:
     for chart in CHARTS:
         kept = rng.random(len(row)) < (0.25 if chart.vital == "temperature" else 0.97)
         number = values[chart.vital][kept]
-        # Some minutes after a death the monitor is still on.
+        # A nurse verifies within the hour.
         stored = at[kept] + rng.uniform(1, 55, int(kept.sum())) * 60
         pieces.append(
             pl.DataFrame(
@@ -107,7 +107,7 @@ def _chartevents(chunk: Chunk, stays: np.ndarray) -> pl.DataFrame:
             }
         )
     )
-    frame = pl.concat(pieces).sort("subject_id", "stay_id", "charttime", "itemid")
+    frame = stack(pieces).sort("subject_id", "stay_id", "charttime", "itemid")
     return pl.concat([frame, frame.gather_every(997)])  # the real table repeats some rows
 
 
@@ -162,7 +162,7 @@ def _inputevents(chunk: Chunk, stays: np.ndarray) -> pl.DataFrame:
                 }
             )
         )
-    return pl.concat(pieces).sort("subject_id", "stay_id", "starttime", "itemid")
+    return stack(pieces).sort("subject_id", "stay_id", "starttime", "itemid")
 
 
 def _ingredientevents(inputs: pl.DataFrame) -> pl.DataFrame:
@@ -186,6 +186,7 @@ def _outputevents(chunk: Chunk, stays: np.ndarray) -> pl.DataFrame:
     owner, place = spread((hours / 4).astype(np.int64))
     row = stays[owner]
     at = e.icu_in[row] + (4 * place + rng.uniform(0, 3, len(row))) * HOUR
+    at = np.minimum(at, e.icu_out[row])
     volume = np.round(np.exp(rng.normal(5.2, 0.6, len(row)) - 0.25 * e.severity[row]) / 5) * 5
     catheter = np.where(e.severity[row] > 0.8, ITEM["Foley"], ITEM["Void"])
     return pl.DataFrame(
@@ -233,7 +234,7 @@ def _procedureevents(chunk: Chunk, stays: np.ndarray) -> pl.DataFrame:
                 }
             )
         )
-    return pl.concat(pieces)
+    return stack(pieces)
 
 
 def _datetimeevents(chunk: Chunk, stays: np.ndarray) -> pl.DataFrame:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 
-from wardround.sources.hospital.chunk import Chunk, long_tail, present, spread, stamp, text
+from wardround.sources.hospital.chunk import Chunk, long_tail, present, spread, stack, stamp, text
 from wardround.sources.hospital.dictionaries import (
     ANTIBIOTICS,
     BASIC_LABS,
@@ -22,7 +22,6 @@ from wardround.sources.hospital.population import DAY
 
 #: Days on which blood is drawn, at most.
 MAX_DAYS = 21
-INFECTIONS = ("pneumonia", "sepsis", "urinary_infection", "cellulitis", "fever")
 
 
 def write_laboratory(chunk: Chunk, out: TableFiles) -> None:
@@ -81,12 +80,12 @@ def _labevents(chunk: Chunk) -> pl.DataFrame:
     many = np.minimum(rng.poisson(0.8, len(row)), 6)
     draw, _ = spread(many)
     which = long_tail(rng, len(RARE_LABS), len(draw))
-    for number, (itemid, label) in enumerate(RARE_LABS):
+    for number, lab in enumerate(RARE_LABS):
         chosen = np.unique(draw[which == number])
-        lab = Lab(itemid, label, "", "U", 3.0, 0.5, 1, 5, 40, skewed=True)
-        value = np.round(np.exp(rng.normal(lab.mean, lab.sd, len(chosen))), lab.decimals)
-        pieces.append(_results(lab, chosen, value))
-    results = pl.concat(pieces)
+        value = rng.normal(lab.mean, lab.sd, len(chosen))
+        value = np.exp(value) if lab.skewed else value
+        pieces.append(_results(lab, chosen, np.round(value, lab.decimals) + 0.0))  # no -0
+    results = stack(pieces)
     draw = results["draw"].to_numpy()
     count = len(results)
     unread = rng.random(count) < 0.004  # hemolysed, cancelled: a comment instead of a number
@@ -130,8 +129,7 @@ def _results(lab: Lab, draw: np.ndarray, value: np.ndarray) -> pl.DataFrame:
 
 def _microbiologyevents(chunk: Chunk) -> pl.DataFrame:
     e, rng = chunk.encounters, chunk.rng
-    names = [a.name for a in chunk.catalogue.acute]
-    infected = np.isin(e.acute, [names.index(name) for name in INFECTIONS])
+    infected = np.array([a.infection for a in chunk.catalogue.acute])[e.acute]
     cultured = np.flatnonzero(e.admitted & (rng.random(len(chunk)) < np.where(infected, 0.8, 0.08)))
     count = len(cultured)
     grows = rng.random(count) < np.where(infected[cultured], 0.35, 0.05)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 
-from wardround.sources.hospital.chunk import Chunk, stamp
+from wardround.sources.hospital.chunk import Chunk, stamp, text
 from wardround.sources.hospital.ed import earlier_stays
 from wardround.sources.hospital.encounters import HOUR
 from wardround.sources.hospital.population import DAY
@@ -20,11 +20,12 @@ def visit_risks(chunk: Chunk) -> pl.DataFrame:
     e = chunk.encounters
     visit = np.flatnonzero(chunk.visit)
     risk_return = np.where(e.is_return, np.nan, e.p_return)
+    names = np.array([a.name for a in chunk.catalogue.acute], dtype=object)
     return pl.DataFrame(
         {
             "subject_id": chunk.subject_id[visit],
             "stay_id": chunk.ed_stay_id[visit],
-            "condition": [chunk.catalogue.acute[a].name for a in e.acute[visit]],
+            "condition": text(names[e.acute[visit]]),
             "severity": e.severity[visit],
             "frailty": chunk.patients.frailty[e.patient[visit]],
             "risk_hospitalisation": e.p_hospital[visit],
