@@ -7,9 +7,10 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 
-from wardround.cohorts import TASKS, Cohort, load_task
+from wardround.cohorts import TASKS, Cohort, aces, load_task
 from wardround.errors import WardroundError
 
 MORTALITY, READMISSION = "hospital-mortality-24h", "hospital-readmission-30d"
@@ -175,3 +176,46 @@ def test_a_task_without_its_parts_is_refused(
     )
     with pytest.raises(WardroundError, match=message):
         load_task(path).extract(stays.write())
+
+
+@pytest.mark.parametrize(
+    "windows",
+    [
+        # Both ends open, a value, and a static predicate beside.
+        "input: {start: null, end: trigger, start_inclusive: True, end_inclusive: True,"
+        " index_timestamp: end}\n"
+        "  rest: {start: trigger, end: null, start_inclusive: False, end_inclusive: True,"
+        " label: high_creatinine}",
+        # Any event at all.
+        "input: {start: trigger, end: start + 24h, start_inclusive: True, end_inclusive: True,"
+        " index_timestamp: end, has: {_ANY_EVENT: '(5, None)'}}\n"
+        "  rest: {start: input.end, end: start + 30d, start_inclusive: False,"
+        " end_inclusive: True, label: admission}",
+        # To the next of one kind and back to the last of another.
+        "before: {start: end <- discharge, end: trigger, start_inclusive: True,"
+        " end_inclusive: False}\n"
+        "  input: {start: trigger, end: start -> discharge, start_inclusive: False,"
+        " end_inclusive: True, index_timestamp: start}\n"
+        "  rest: {start: input.end, end: null, start_inclusive: False, end_inclusive: True,"
+        " label: high_creatinine}",
+    ],
+)
+def test_the_rows_that_a_task_names_are_all_it_needs(
+    hospital: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, windows: str
+) -> None:
+    path = tmp_path / "task.yaml"
+    path.write_text(
+        "predicates:\n"
+        '  admission: {code: {regex: "^HOSPITAL_ADMISSION//"}}\n'
+        '  discharge: {code: {regex: "^HOSPITAL_DISCHARGE//"}}\n'
+        '  high_creatinine: {code: {regex: "^LAB//RESULT//50912//"}, value_min: 1.5}\n'
+        "patient_demographics:\n"
+        "  male: {code: GENDER//M}\n"
+        "trigger: admission\n"
+        f"windows:\n  {windows}\n"
+    )
+    found = load_task(path).extract(hospital.store)
+    monkeypatch.setattr(aces, "_named_rows", lambda config, shard: pl.scan_parquet(shard))
+    whole = load_task(path).extract(hospital.store)
+    assert found.frame.equals(whole.frame) and found.flow == whole.flow
+    assert 50 < len(found) > found.frame["boolean_value"].sum() > 4

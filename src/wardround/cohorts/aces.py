@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import tempfile
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,9 +85,11 @@ class AcesTask:
 
         # It warns of every shard without a positive.
         logging.getLogger("aces").setLevel(logging.ERROR)
-        data = DictConfig({"path": str(path), "standard": "meds", "ts_format": None})
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
             warnings.simplefilter("ignore")
+            named = Path(folder) / "named.parquet"
+            _named_rows(config, path).sink_parquet(named)
+            data = DictConfig({"path": str(named), "standard": "meds", "ts_format": None})
             predicates = get_predicates_df(config, data)
             # A query adds to the offsets of its config's windows, so that each needs its own.
             found = query(copy.deepcopy(config), predicates)
@@ -100,3 +103,18 @@ class AcesTask:
             (pl.col("label") > 0).alias("boolean_value"),
         ).unique(["subject_id", "prediction_time"], keep="first", maintain_order=True)
         return *counts, labels
+
+
+def _named_rows(config: Any, path: Path) -> pl.LazyFrame:
+    """The rows of a shard that a task can tell apart: those of its predicates, and both ends of
+    each record, where windows without a bound stop. The engine reads and groups all it is given."""
+    rows = pl.scan_parquet(path)
+    if "_ANY_EVENT" in config.plain_predicates or "_ANY_EVENT" in str(config.windows):
+        return rows
+    time = pl.col("time")
+    named = [predicate.MEDS_eval_expr() for predicate in config.plain_predicates.values()]
+    ends = [
+        time == time.min().over("subject_id"),
+        time == time.max().over("subject_id"),
+    ]
+    return rows.filter(pl.any_horizontal(*named, *ends))
