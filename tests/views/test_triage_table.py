@@ -11,7 +11,14 @@ import polars as pl
 import pytest
 
 from wardround.errors import WardroundError
-from wardround.views.table import FEATURES, Measure, last_values, stay_counts, triage_table
+from wardround.views.table import (
+    FEATURES,
+    Measure,
+    history_table,
+    last_values,
+    stay_counts,
+    triage_table,
+)
 
 T = "2150-06-15 12:00:00"
 
@@ -337,3 +344,19 @@ def test_last_values_over_all_stays_within_a_lookback(visit: Any) -> None:
     assert last_values(store, index, measures).to_dicts() == [{"lab": 2.0}]
     in_a_day = last_values(store, index, measures, lookback=timedelta(days=1))
     assert in_a_day.to_dicts() == [{"lab": None}]
+
+
+def test_history_of_any_task_is_that_of_the_visit_table(visit: Any) -> None:
+    diagnose(visit, "2149-01-05", "9//4280", "10//I2510")
+    visit.stay(1, 20, "2150-06-01", "2150-06-03", "hospital")
+    visit.stay(1, 21, "2150-06-14", None, "icu")
+    store = visit.write()
+    visits = triage_table(store, visit.index(10))
+    history = history_table(store, visit.index(10).drop("stay_id"))
+    assert history.columns[:2] == ["subject_id", "prediction_time"]
+    names = history.columns[2:]
+    assert len(names) == 2 + 9 + 17 + 18
+    assert history.select(names).equals(visits.select(names))
+    row = only(history)
+    assert (row["age"], row["gender"], row["n_hosp_30d"], row["n_icu_30d"]) == (50, 1, 1, 0)
+    assert row["cci_CHF"] == row["cci_MI"] + 1 == 1

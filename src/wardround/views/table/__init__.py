@@ -10,6 +10,7 @@ from wardround.views.table.cleaning import (
 from wardround.views.table.counts import distinct_count
 from wardround.views.table.demographics import age, gender
 from wardround.views.table.diagnoses import prior_diagnosis_groups
+from wardround.views.table.history import history_table
 from wardround.views.table.stays import stay_counts
 from wardround.views.table.text import text_flags
 from wardround.views.table.triage import (
@@ -32,6 +33,7 @@ __all__ = [
     "distinct_count",
     "fahrenheit_to_celsius",
     "gender",
+    "history_table",
     "last_values",
     "parse_pain",
     "prior_diagnosis_groups",
