@@ -22,6 +22,8 @@ def test_descriptors_as_known_at_the_prediction(new_builder: Callable[[], Any]) 
     b.stay(1, 11, "2150-03-01", "2150-03-02")
     b.stay(2, 20, "2150-01-01", "2150-01-02")
     table = subgroups(b.write(), b.index(11, 20, 10))
+    any_task = subgroups(b.write(), b.index(11, 20, 10).drop("stay_id"))
+    assert any_task.equals(table.drop("arrival_transport"))
     assert table.rows() == [
         ("female", "45-64", "white", "unknown"),
         ("male", "unknown", "unknown", "unknown"),

@@ -43,13 +43,13 @@ def subgroups(
 
     Args:
         store: any patient store.
-        index: `subject_id`, `prediction_time`, `stay_id` of ED stays.
+        index: `subject_id`, `prediction_time`, and `stay_id` where it is about ED stays.
         age_bands: ascending lower ends of the age bands, years.
 
     Returns:
         `sex` (female, male), `age_band` ("<18", "18-44", …, "80+"), `race` (the last one recorded
         by the prediction time, in broad groups) and `arrival_transport` (as in the source, lower
-        case): strings, "unknown" where nothing was known.
+        case; only with `stay_id`): strings, "unknown" where nothing was known.
     """
     code = pl.col("code")
     wanted = (
@@ -58,21 +58,25 @@ def subgroups(
         | code.str.starts_with("ED//ARRIVAL//")
     )
 
+    of_visits = "stay_id" in index.columns
+
     def block(records: Records, rows: pl.DataFrame) -> pl.DataFrame:
-        return pl.concat(
-            [
-                gender(records, rows),
-                age(records, rows),
-                _last_suffix(records, rows, "RACE//", "race"),
-                _last_suffix(records, rows, "ED//ARRIVAL//", "arrival_transport", this_stay=True),
-            ],
-            how="horizontal",
-        )
+        blocks = [
+            gender(records, rows),
+            age(records, rows),
+            _last_suffix(records, rows, "RACE//", "race"),
+        ]
+        if of_visits:
+            name = "arrival_transport"
+            blocks.append(_last_suffix(records, rows, "ED//ARRIVAL//", name, this_stay=True))
+        return pl.concat(blocks, how="horizontal")
 
     race = pl.coalesce(
         pl.when(pl.col("race").str.starts_with(word)).then(pl.lit(group))
         for word, group in RACES.items()
     )
+    transport = pl.col("arrival_transport").str.to_lowercase()
+    arrival = {"arrival_transport": transport} if of_visits else {}
     labels = ["<" + str(age_bands[0])]
     labels += [f"{low}-{high - 1}" for low, high in itertools.pairwise(age_bands)]
     labels += [f"{age_bands[-1]}+"]
@@ -86,7 +90,7 @@ def subgroups(
         .cut(list(age_bands), labels=labels, left_closed=True)
         .cast(pl.String),
         race=race,
-        arrival_transport=pl.col("arrival_transport").str.to_lowercase(),
+        **arrival,
     ).fill_null(UNKNOWN)
 
 
@@ -99,7 +103,7 @@ def _last_suffix(
     this_stay: bool = False,
 ) -> pl.DataFrame:
     """What follows `prefix` in the last known code that begins with it."""
-    rows = number_rows(predictions, {"visit_id": "stay_id"})
+    rows = number_rows(predictions, {"visit_id": "stay_id"} if this_stay else None)
     events = (
         records.events()
         .filter(pl.col("code").str.starts_with(prefix))
