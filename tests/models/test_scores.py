@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from itertools import pairwise
 
 import numpy as np
 import pytest
+from scipy.optimize import minimize
+from scipy.special import expit
 
-from wardround.models import CLINICAL_SCORES
+from wardround.errors import WardroundError
+from wardround.models import CLINICAL_SCORES, CalibratedScore, Item, Score, clinical_scores
 
-# Values at which each item scores 0 in every score that has no such bin for it is impossible to
-# find; so an item is isolated by leaving every other input missing, which scores 0.
+# An item is isolated by leaving every other input missing, which scores 0.
 VITALS = ("age", "heartrate", "resprate", "o2sat", "sbp", "dbp", "temperature", "acuity")
 CCI_WEIGHTS = {
     **dict.fromkeys(("MI", "CHF", "PVD", "Stroke", "Dementia", "Pulmonary", "Rheumatic", "PUD"), 1),
@@ -93,8 +97,9 @@ def only(**given: float) -> dict[str, np.ndarray]:
     return columns | {name: np.array([value], float) for name, value in given.items()}
 
 
-def points(score: str, **given: float) -> float:
-    return float(CLINICAL_SCORES[score].points(only(**given))[0])
+def points(score: str | Score, **given: float) -> float:
+    table = CLINICAL_SCORES[score] if isinstance(score, str) else score
+    return float(table.points(only(**given))[0])
 
 
 def item_points(score: str, name: str, value: float) -> float:
@@ -102,27 +107,222 @@ def item_points(score: str, name: str, value: float) -> float:
     return points(score, **({"sbp": value, "dbp": value} if name == "map" else {name: value}))
 
 
-WHOLE_CASES = [(s, i) for s, items in WHOLE.items() for i in items]
+def published(score: str, name: str, value: float) -> int:
+    """From the table above; between two whole numbers the lower one's bin goes on."""
+    whole = math.floor(value)
+    (found,) = (
+        gained
+        for first, last, gained in WHOLE[score][name]
+        if (first is None or first <= whole) and (last is None or whole <= last)
+    )
+    return found
 
 
-@pytest.mark.parametrize(("score", "name"), WHOLE_CASES)
+@pytest.mark.parametrize(("score", "name"), [(s, i) for s, items in WHOLE.items() for i in items])
 def test_whole_number_bins_at_every_edge(score: str, name: str) -> None:
     bins = WHOLE[score][name]
-    checked = 0
-    for first, last, expected in bins:
-        for inside in {first, last, None if first is None else first + 0, last and last - 0}:
-            if inside is not None:
-                assert item_points(score, name, inside) == expected, (inside, expected)
-                checked += 1
     for (_, last, low), (first, _, high) in pairwise(bins):
-        assert last is not None and first == last + 1  # the table itself has no gap
-        around = {-1.0: low, -0.1: low, 0.0: high, 0.1: high}
-        if not any(f == to == first for f, to, _ in bins):
-            around[1.0] = high if bins[bins.index((first, _, high))][1] != first else None
-        for shift, expected in around.items():
-            if expected is not None and not (shift == -1.0 and last - 1 < (bins[0][1] or 0) - 1):
-                assert item_points(score, name, first + shift) == expected, first + shift
-                checked += 1
-        # between two whole numbers the lower bin goes on
-        assert item_points(score, name, last + 0.5) == low
-    assert checked >= 3 * (len(bins) - 1)
+        assert last is not None and first == last + 1 and low != high  # the table has no gap
+        for edge in (last, first):
+            for value in (edge - 1, edge - 0.1, edge, edge + 0.1, edge + 0.5, edge + 1):
+                assert item_points(score, name, value) == published(score, name, value), value
+
+
+def test_the_tables_above_leave_no_item_out() -> None:
+    for name, score in CLINICAL_SCORES.items():
+        items = {item.input for item in score.items if not item.input.startswith("cci_")}
+        elsewhere = {"temperature", "acuity"}
+        assert items - elsewhere == set(WHOLE.get(name, {})), name
+
+
+NEWS_TEMPERATURE = {
+    20: 3, 34.9: 3, 35: 3, 35.1: 1, 35.9: 1, 36: 1, 36.1: 0, 37.9: 0, 38: 0, 38.1: 1, 38.9: 1,
+    39: 1, 39.1: 2, 44: 2,
+}  # fmt: skip
+MEWS_TEMPERATURE = {20: 2, 34.9: 2, 35: 0, 35.1: 0, 38.4: 0, 38.5: 2, 38.6: 2, 44: 2}
+
+
+@pytest.mark.parametrize(
+    ("score", "table"),
+    [("news", NEWS_TEMPERATURE), ("news2", NEWS_TEMPERATURE), ("mews", MEWS_TEMPERATURE)],
+)
+def test_temperature_at_every_edge(score: str, table: Mapping[float, int]) -> None:
+    for value, expected in table.items():
+        assert points(score, temperature=value) == expected, value
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_fahrenheit_does_not_cross_an_edge(dtype: type) -> None:
+    """95, 96.8, 100.4, 101.3 and 102.2 F are 35, 36, 38, 38.5 and 39 C, whatever floats say."""
+    celsius = (np.array([95, 96.8, 100.4, 101.3, 102.2], dtype) - dtype(32)) * dtype(5 / 9)
+    assert celsius[2] > 38
+    columns = {**dict.fromkeys(VITALS, np.full(5, np.nan)), "temperature": celsius}
+    assert CLINICAL_SCORES["news"].points(columns).tolist() == [3, 1, 0, 1, 1]
+    assert CLINICAL_SCORES["mews"].points(columns).tolist() == [0, 0, 0, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"), [(49, 4), (49.5, 4), (50, 2), (69.7, 2), (70, 0), (109.3, 0), (110, 2)]
+)
+def test_mean_arterial_pressure_between_two_bins(value: float, expected: int) -> None:
+    """The benchmark's code gives 0 at 49, 49.5 and 69.7."""
+    assert item_points("rems", "map", value) == expected
+
+
+def test_mean_arterial_pressure_is_a_third_systolic() -> None:
+    assert points("rems", sbp=90, dbp=58.5) == 2  # 69
+    assert points("rems", sbp=90, dbp=60) == 0  # 70, on the edge
+    assert points("rems", sbp=60, dbp=90) == 0  # 80; the other way round it would be 70
+    assert points("rems", sbp=240, dbp=90) == 3  # 140
+    assert points("rems", sbp=90) == points("rems", dbp=30) == 0  # half of it is missing
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"), [(49.5, 0), (69.7, 0), (109.3, 0), (110.0, 4), (139.9, 4), (140.0, 13)]
+)
+def test_heart_rate_of_cart_between_two_bins(value: float, expected: int) -> None:
+    assert points("cart", heartrate=value) == expected
+
+
+def test_esi_is_the_level_turned_round() -> None:
+    assert [points("esi", acuity=level) for level in (1, 2, 3, 4, 5)] == [-1, -2, -3, -4, -5]
+    assert points("esi") == -3
+
+
+@pytest.mark.parametrize(
+    ("o2sat", "scale_1", "scale_2"),
+    [
+        (80, 3, 3), (83, 3, 3), (83.9, 3, 3), (84, 3, 2), (85, 3, 2), (85.9, 3, 2), (86, 3, 1),
+        (87, 3, 1), (87.9, 3, 1), (88, 3, 0), (91, 3, 0), (91.9, 3, 0), (92, 2, 0), (93, 2, 0),
+        (93.9, 2, 0), (94, 1, 0), (95, 1, 0), (95.9, 1, 0), (96, 0, 0), (100, 0, 0),
+    ],
+)  # fmt: skip
+def test_news2_has_two_scales_of_saturation(o2sat: float, scale_1: int, scale_2: int) -> None:
+    assert points("news2", o2sat=o2sat) == points("news2", o2sat=o2sat, hypercapnic=0) == scale_1
+    assert points("news2", o2sat=o2sat, hypercapnic=np.nan) == scale_1
+    assert points("news2", o2sat=o2sat, hypercapnic=1) == scale_2
+    assert points("news", o2sat=o2sat, hypercapnic=1) == scale_1
+    assert points(clinical_scores(paper_compat=True)["news2"], o2sat=o2sat, hypercapnic=1) == 0
+
+
+@pytest.mark.parametrize(("name", "weight"), CCI_WEIGHTS.items())
+def test_charlson_weights(name: str, weight: int) -> None:
+    assert points("cci", **{f"cci_{name}": 1}) == weight
+    assert points("cci", age=83, **{f"cci_{name}": 1}) == weight + 4
+    assert points(clinical_scores(paper_compat=True)["cci"], **{f"cci_{name}": 1}) == weight
+
+
+@pytest.mark.parametrize(
+    ("milder", "graver", "weights"),
+    [("Liver1", "Liver2", (1, 3)), ("DM1", "DM2", (1, 2)), ("Cancer1", "Cancer2", (2, 6))],
+)
+def test_the_graver_form_of_a_disease_replaces_the_milder(
+    milder: str, graver: str, weights: tuple[int, int]
+) -> None:
+    both = {f"cci_{milder}": 1, f"cci_{graver}": 1}
+    assert points("cci", **both) == weights[1]
+    assert points(clinical_scores(paper_compat=True)["cci"], **both) == sum(weights)
+
+
+def test_cancer_in_serp_30d() -> None:
+    assert points("serp_30d", cci_Cancer1=1) == 6
+    assert points("serp_30d", cci_Cancer2=1) == 12
+    assert points("serp_30d", cci_Cancer1=1, cci_Cancer2=1) == 18
+    assert points("serp_2d", cci_Cancer1=1) == points("serp_7d", cci_Cancer2=1) == 0
+
+
+def test_a_patient_by_hand() -> None:
+    patient = {
+        "age": 67, "heartrate": 115, "resprate": 26, "o2sat": 93, "sbp": 95, "dbp": 45,
+        "temperature": 38.5, "acuity": 2, "cci_CHF": 1, "cci_DM1": 1, "cci_DM2": 1, "cci_Renal": 1,
+    }  # fmt: skip
+    expected = {
+        "esi": -2,
+        "news": 3 + 1 + 2 + 2 + 2,
+        "news2": 3 + 1 + 2 + 2 + 2,
+        "mews": 1 + 2 + 2 + 2,
+        "rems": 5 + 2 + 2 + 1 + 0,  # mean arterial pressure 61.7
+        "cart": 4 + 15 + 4 + 4,
+        "cci": 2 + 1 + 2 + 2,
+        "serp_2d": 13 + 10 + 7 + 10 + 5 + 5,
+        "serp_7d": 17 + 12 + 6 + 12 + 4,
+        "serp_30d": 14 + 9 + 6 + 8 + 3,
+    }
+    assert {name: points(name, **patient) for name in CLINICAL_SCORES} == expected
+    compat = clinical_scores(paper_compat=True)
+    assert {name: points(score, **patient) for name, score in compat.items()} == {
+        **expected,
+        "news2": 3 + 1 + 2 + 2,
+        "cci": 2 + 1 + 1 + 2 + 2,
+    }
+
+
+def test_rows_are_scored_one_by_one() -> None:
+    rng = np.random.default_rng(0)
+    columns = {name: rng.normal(60, 40, 50) for name in VITALS}
+    columns |= {f"cci_{name}": rng.integers(0, 2, 50).astype(float) for name in CCI_WEIGHTS}
+    for values in columns.values():
+        values[rng.random(50) < 0.2] = np.nan
+    for score in CLINICAL_SCORES.values():
+        alone = [
+            score.points({name: values[[row]] for name, values in columns.items()})[0]
+            for row in range(50)
+        ]
+        assert score.points(columns).tolist() == alone
+        assert np.isfinite(alone).all()
+
+
+def test_a_missing_column_is_named() -> None:
+    with pytest.raises(WardroundError, match="MEWS needs the columns heartrate, temperature; got"):
+        CLINICAL_SCORES["mews"].points({"sbp": [1.0], "resprate": [1.0]})
+    with pytest.raises(WardroundError, match="REMS needs the columns dbp;"):
+        columns = only()
+        del columns["dbp"]
+        CLINICAL_SCORES["rems"].points(columns)
+
+
+def test_the_printed_table_says_which_side_holds_the_edge() -> None:
+    left = Item("pulse", "pulse", (50, 70), (2, 1, 0))
+    right = Item("pulse", "pulse", (50, 70), (2, 1, 0), closed="right")
+    assert left.bins() == ["< 50", "50 - < 70", ">= 70"]
+    assert left.score([49.9, 50, 69.9, 70]).tolist() == [2, 1, 1, 0]
+    assert right.bins() == ["<= 50", "> 50 - 70", "> 70"]
+    assert right.score([50, 50.1, 70, 70.1]).tolist() == [2, 1, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("edges", "gained", "message"),
+    [
+        ((1, 2), (0, 1), "2 edges make 3 bins, got 2 points"),
+        ((2, 1), (0, 1, 2), "must be finite and ascend"),
+        ((1, 1), (0, 1, 2), "must be finite and ascend"),
+        ((1, math.inf), (0, 1, 2), "must be finite and ascend"),
+    ],
+)
+def test_tables_that_are_none(edges: tuple, gained: tuple, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Item("x", "x", edges, gained)
+
+
+def test_the_risk_of_a_score_is_the_likeliest_logistic_curve() -> None:
+    rng = np.random.default_rng(4)
+    X = np.column_stack(
+        [rng.normal(110, 30, 3_000), rng.normal(90, 25, 3_000), rng.normal(20, 6, 3_000)]
+    )
+    names = ["sbp", "heartrate", "resprate"]
+    score = Score("sum", CLINICAL_SCORES["mews"].items[:3], "test")
+    gained = score.points(dict(zip(names, X.T, strict=True)))
+    y = rng.random(3_000) < expit(-2.5 + 0.6 * gained)
+
+    def loss(curve: np.ndarray) -> float:
+        logit = curve[0] + curve[1] * gained
+        return float(np.mean(np.logaddexp(0, logit) - y * logit))
+
+    best = minimize(loss, [0.0, 0.0], tol=1e-10).x
+    model = CalibratedScore.fit(score, X, y, names)
+    assert (model.intercept, model.slope) == pytest.approx(tuple(best), rel=5e-3)
+    assert model.slope == pytest.approx(0.6, abs=0.1)
+    risk = model.predict_proba(X)
+    np.testing.assert_allclose(risk[:, 1], expit(best[0] + best[1] * gained), atol=2e-3)
+    np.testing.assert_allclose(risk.sum(axis=1), 1)
+    assert risk[:, 1].mean() == pytest.approx(y.mean(), abs=1e-3)

@@ -74,10 +74,10 @@ class AutoScore:
 
         A column with at most `max_categories` distinct values keeps them as categories (a value
         that training did not show joins the category below it). Others are cut at the 5, 20, 80
-        and 95 % quantiles, rounded to three significant digits where that keeps them apart; cuts
-        that coincide are merged. A column whose quantiles all fall on its minimum is cut once,
-        above the minimum. Missing values are a bin of their own if training has any, and score 0
-        if not.
+        and 95 % quantiles, rounded to three significant digits where that keeps them apart and
+        every bin within the training values; cuts that coincide are merged. A column whose
+        quantiles all fall on its minimum is cut once, above the minimum. Missing values are a bin
+        of their own if training has any, and score 0 if not.
 
         Args:
             X_train: shape (n, d), NaN where missing.
@@ -96,7 +96,7 @@ class AutoScore:
             seed: of the forest.
 
         Raises:
-            WardroundError: shapes that do not fit, an unknown name, or one class only.
+            WardroundError: shapes that do not fit, an unknown name, no variable, or one class only.
         """
         names = tuple(feature_names)
         train, valid = _columns(X_train, names), _columns(X_valid, names)
@@ -110,6 +110,8 @@ class AutoScore:
         unknown = sorted((set(cut_points) | set(categorical or ())) - set(names))
         if unknown:
             raise WardroundError(f"AutoScore: no such variable: {', '.join(unknown)}")
+        if (max_variables if n_variables is None else n_variables) < 1:
+            raise WardroundError("AutoScore: a score has at least 1 variable; got 0 or less")
 
         ranking = _rank(X_train, labels, names, n_trees, threads, seed)
         binned = {
@@ -180,16 +182,17 @@ def _cut(
     known = np.unique(values[~np.isnan(values)])
     if cut_points is not None:
         edges = np.asarray(cut_points, np.float64)
-    elif categorical or (categorical is None and len(known) <= max_categories):
+    elif categorical or len(known) < 2 or (categorical is None and len(known) <= max_categories):
         edges = known[1:]
     else:
-        edges = np.nanquantile(values, QUANTILES)
-        short = np.array([float(f"{edge:.3g}") for edge in edges])
-        if len(np.unique(short)) == len(np.unique(edges)):
-            edges = short
-        edges = np.unique(edges[edges > known[0]])
+        edges = np.unique(np.nanquantile(values, QUANTILES))
+        edges = edges[edges > known[0]]
         if not len(edges):
             edges = known[1:2]
+        short = np.array([float(f"{edge:.3g}") for edge in edges])
+        apart = len(np.unique(short)) == len(edges)
+        if apart and known[0] < short[0] and short[-1] <= known[-1]:
+            edges = short
     return Item(name, name, tuple(edges.tolist()), (0.0,) * (len(edges) + 1))
 
 

@@ -36,16 +36,15 @@ class MedianImputer:
 
         Args:
             frame: training rows only.
-            columns: those to impute; by default each numeric column with a missing value.
+            columns: those to impute; by default every numeric one, since a column without a gap
+                in train may have one elsewhere.
             indicators: see the class.
 
         Raises:
             WardroundError: a column is missing, not numeric, or empty throughout.
         """
         if columns is None:
-            numeric = frame.select(pl.selectors.numeric())
-            missing = numeric.select(_blank(name).sum() for name in numeric.columns)
-            columns = [name for name in numeric.columns if missing[name].item()]
+            columns = frame.select(pl.selectors.numeric()).columns
         columns = list(columns)
         for name in columns:
             if name not in frame.columns or not frame.schema[name].is_numeric():

@@ -162,12 +162,11 @@ def feature_importance(
     Raises:
         WardroundError: the estimator has none, or the names do not fit its columns.
     """
+    linear = estimator[-1] if isinstance(estimator, Pipeline) else estimator
     if isinstance(estimator, LightGBM) and estimator.booster is not None:
         raw = estimator.booster.feature_importance("gain")
-    elif isinstance(estimator, Pipeline):
-        raw = np.abs(estimator[-1].coef_[0])
-    elif isinstance(estimator, LogisticRegression):
-        raw = np.abs(estimator.coef_[0])
+    elif hasattr(linear, "coef_"):
+        raw = np.abs(linear.coef_[0])
     elif hasattr(estimator, "feature_importances_"):
         raw = estimator.feature_importances_
     else:

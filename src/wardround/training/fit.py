@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -73,9 +74,9 @@ def fit_binary(
             logarithm afterwards, so that outputs stay risks of the unweighted outcome.
         seed: order of the rows; the weights come from whoever built the model.
         device: `cpu`, `cuda`, or `auto`.
-        checkpoint: file that every epoch is saved to, and that a fit with the same settings goes
-            on from; removed at the end. The result is bit for bit that of an undisturbed fit on
-            the same machine.
+        checkpoint: file that every epoch is saved to, and that a fit with the same settings and
+            outcomes goes on from; removed at the end. The result is bit for bit that of an
+            undisturbed fit on the same machine.
         what: the title of the progress bar.
 
     Raises:
@@ -93,6 +94,7 @@ def fit_binary(
     optimiser = torch.optim.Adam(model.parameters(), lr=learning_rate)
     settings = {
         "rows": len(train),
+        "outcomes": zlib.crc32(y_train.tobytes()),
         "epochs": epochs,
         "batch_size": batch_size,
         "learning_rate": learning_rate,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import lightgbm
 import skops.io
@@ -44,29 +46,36 @@ def save_model(model: Any, folder: Path) -> None:
     """Write a fitted model into an existing folder.
 
     Networks become safetensors, scikit-learn estimators skops files, boosted trees their
-    libraries' own formats, point scores JSON.
+    libraries' own formats, point scores JSON. `model.json` names the kind, and the hash of the
+    file beside it.
 
     Raises:
         WardroundError: a kind of model that is not known here.
     """
     about: dict[str, Any]
+    file: Path | None = None
     if isinstance(model, nn.Module) and type(model).__name__ in NETWORKS:
         about = {"kind": type(model).__name__, "config": model.config}
         tensors = {name: value.contiguous().cpu() for name, value in model.state_dict().items()}
-        save_file(tensors, folder / "weights.safetensors")
+        file = folder / "weights.safetensors"
+        save_file(tensors, file)
     elif isinstance(model, LightGBM) and model.booster is not None:
         about = {"kind": "LightGBM", "parameters": model.parameters, "n_trees": model.n_trees}
-        (folder / "trees.txt").write_text(model.booster.model_to_string())
+        file = folder / "trees.txt"
+        file.write_text(model.booster.model_to_string())
     elif isinstance(model, XGBClassifier):
         about = {"kind": "XGBoost"}
-        model.save_model(folder / "trees.ubj")
+        file = folder / "trees.ubj"
+        model.save_model(file)
     elif isinstance(model, AutoScore | CalibratedScore):
         about = {"kind": type(model).__name__, **asdict(model)}
     elif isinstance(model, BaseEstimator):
         about = {"kind": "scikit-learn", "class": type(model).__name__}
-        skops.io.dump(model, folder / "estimator.skops")
+        file = folder / "estimator.skops"
+        skops.io.dump(model, file)
     else:
         raise WardroundError(f"cannot save a {type(model).__name__}")
+    about["sha256"] = {} if file is None else {file.name: _sha256(file)}
     (folder / ABOUT).write_text(json.dumps(about, indent=1))
 
 
@@ -80,6 +89,10 @@ def load_model(folder: Path) -> Any:
     try:
         about = json.loads((folder / ABOUT).read_text())
         kind = about.pop("kind")
+        # The libraries of boosted trees end the process over some damaged files.
+        for name, expected in about.pop("sha256").items():
+            if _sha256(folder / name) != expected:
+                raise ValueError(f"{name} is damaged")
         if kind in NETWORKS:
             network = NETWORKS[kind](**about["config"])
             network.load_state_dict(load_file(folder / "weights.safetensors"))
@@ -95,10 +108,16 @@ def load_model(folder: Path) -> Any:
         SafetensorError,
         LightGBMError,
         XGBoostError,
+        BadZipFile,
         skops.io.exceptions.UntrustedTypesFoundException,
     ) as error:
         reason = " ".join(str(error).split())[:200]
         raise WardroundError(f"{folder} holds no whole model ({reason}); fit it again") from error
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _load_lightgbm(folder: Path, about: Mapping[str, Any]) -> LightGBM:
