@@ -227,7 +227,9 @@ def test_the_graver_form_of_a_disease_replaces_the_milder(
 def test_cancer_in_serp_30d() -> None:
     assert points("serp_30d", cci_Cancer1=1) == 6
     assert points("serp_30d", cci_Cancer2=1) == 12
-    assert points("serp_30d", cci_Cancer1=1, cci_Cancer2=1) == 18
+    assert points("serp_30d", cci_Cancer1=1, cci_Cancer2=1) == 12, "local or metastatic"
+    published = clinical_scores(paper_compat=True)["serp_30d"]
+    assert points(published, cci_Cancer1=1, cci_Cancer2=1) == 18
     assert points("serp_2d", cci_Cancer1=1) == points("serp_7d", cci_Cancer2=1) == 0
 
 
@@ -255,6 +257,28 @@ def test_a_patient_by_hand() -> None:
         "news2": 3 + 1 + 2 + 2,
         "cci": 2 + 1 + 1 + 2 + 2,
     }
+
+
+@pytest.mark.parametrize(
+    ("sbp", "dbp", "ours", "published"),
+    [  # the mean arterial pressure is (sbp + 2 dbp) / 3
+        (48, 50, 4, 0),  # 49.33, between "<= 49" and "50-69"
+        (49, 49, 4, 4),  # 49
+        (50, 50, 2, 2),
+        (69, 70, 2, 0),  # 69.67
+        (61, 62, 2, 2),  # 61.67: both whole numbers beside it are in one bin
+        (108, 110, 0, 0),  # 109.33 would be 0 points anyway
+        (128, 130, 2, 0),  # 129.33
+        (159, 160, 3, 0),  # 159.67
+    ],
+)
+def test_fractions_between_bins_score_nothing_in_the_published_code(
+    sbp: float, dbp: float, ours: int, published: int
+) -> None:
+    compat = clinical_scores(paper_compat=True)
+    assert points("rems", sbp=sbp, dbp=dbp) == ours
+    assert points(compat["rems"], sbp=sbp, dbp=dbp) == published
+    assert points(compat["news"], temperature=38.95) == points("news", temperature=38.95) == 1
 
 
 def test_rows_are_scored_one_by_one() -> None:
@@ -326,3 +350,16 @@ def test_the_risk_of_a_score_is_the_likeliest_logistic_curve() -> None:
     np.testing.assert_allclose(risk[:, 1], expit(best[0] + best[1] * gained), atol=2e-3)
     np.testing.assert_allclose(risk.sum(axis=1), 1)
     assert risk[:, 1].mean() == pytest.approx(y.mean(), abs=1e-3)
+
+
+def test_a_score_that_points_the_wrong_way_is_not_turned_round() -> None:
+    """Its ranking stays its own, so that AUROC tells; its risks are about the prevalence."""
+    rng = np.random.default_rng(5)
+    acuity = rng.integers(1, 6, 2_000).astype(float)
+    y = rng.random(2_000) < expit(-2 + 0.5 * acuity)  # the mildest fall ill
+    X = acuity[:, None]
+    model = CalibratedScore.fit(CLINICAL_SCORES["esi"], X, y, ["acuity"])
+    risk = model.predict_proba(X)[:, 1]
+    assert (np.diff(risk[np.argsort(-acuity)]) >= 0).all() and risk.std() > 0
+    assert risk == pytest.approx(np.full(2_000, y.mean()), abs=1e-3)
+    assert risk.mean() == pytest.approx(y.mean(), abs=1e-6)

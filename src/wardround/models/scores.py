@@ -26,6 +26,9 @@ from sklearn.linear_model import LogisticRegression
 
 from wardround.errors import WardroundError
 
+#: Log-odds a point of a score that showed no risk in train.
+FLAT = 1e-4
+
 Columns = Mapping[str, ArrayLike]
 Floats = NDArray[np.float64]
 
@@ -43,6 +46,7 @@ class Item:
         missing: points where the input is missing.
         only_if: flag column that has to be set; a row where it is not scores 0.
         unless: flag column that must not be set; a row where it is scores 0.
+        gaps: bins were written for whole numbers, and what lies between two of them scores 0.
         decimals: the input is rounded to so many first. Degrees Celsius come from Fahrenheit by
             float arithmetic, and 100.4 F must not become 38.0000008 C.
     """
@@ -55,6 +59,7 @@ class Item:
     missing: float = 0.0
     only_if: str | None = None
     unless: str | None = None
+    gaps: bool = False
     decimals: int | None = None
 
     def __post_init__(self) -> None:
@@ -79,6 +84,9 @@ class Item:
         """Return the points of each value, whatever the flags say."""
         values = np.asarray(values, np.float64)
         found = np.asarray(self.points, np.float64)[self.bin_index(values)]
+        if self.gaps:
+            below, above = self.bin_index(np.floor(values)), self.bin_index(np.ceil(values))
+            found = np.where(below == above, found, 0.0)
         return np.where(np.isnan(values), self.missing, found)
 
     def bins(self) -> list[str]:
@@ -158,8 +166,9 @@ class Score:
 class CalibratedScore:
     """A point score and the logistic curve that turns its points into a risk.
 
-    The curve keeps the ranking of the points (or reverses it, should the score point the wrong
-    way on the training rows).
+    The curve keeps the ranking of the points. Where more points did not mean more risk on the
+    training rows, it is all but flat instead of turned round: a score that points the wrong way
+    must be seen to.
 
     Attributes:
         score: the point table.
@@ -186,8 +195,14 @@ class CalibratedScore:
         """
         names = tuple(feature_names)
         points = score.points(dict(zip(names, np.asarray(X, np.float64).T, strict=True)))
-        curve = LogisticRegression(C=np.inf).fit(points[:, None], np.asarray(y).astype(int))
-        return cls(score, names, float(curve.intercept_[0]), float(curve.coef_[0, 0]))
+        labels = np.asarray(y).astype(int)
+        curve = LogisticRegression(C=np.inf).fit(points[:, None], labels)
+        intercept, slope = float(curve.intercept_[0]), float(curve.coef_[0, 0])
+        if slope <= 0:
+            slope = FLAT
+            odds = labels.mean() / (1 - labels.mean())
+            intercept = float(np.log(odds) - slope * points.mean())
+        return cls(score, names, intercept, slope)
 
     def predict_proba(self, X: ArrayLike) -> Floats:
         """Return probabilities of both classes, shape (n, 2)."""
@@ -308,18 +323,17 @@ _CCI_WEIGHTS = {
 _CCI_GRAVER = {"Liver1": "Liver2", "DM1": "DM2", "Cancer1": "Cancer2"}
 
 
-def _cci(*, hierarchy: bool) -> Score:
-    flags = (
-        _set(
-            f"cci_{name}",
-            weight,
-            f"cci_{_CCI_GRAVER[name]}" if hierarchy and name in _CCI_GRAVER else None,
-        )
-        for name, weight in _CCI_WEIGHTS.items()
-    )
-    return Score(
-        "Charlson index", (_CCI_AGE, *flags), "Charlson et al., J Clin Epidemiol 1994;47:1245-1251"
-    )
+_CCI = Score(
+    "Charlson index",
+    (
+        _CCI_AGE,
+        *(
+            _set(f"cci_{name}", weight, f"cci_{_CCI_GRAVER[name]}" if name in _CCI_GRAVER else None)
+            for name, weight in _CCI_WEIGHTS.items()
+        ),
+    ),
+    "Charlson et al., J Clin Epidemiol 1994;47:1245-1251",
+)
 
 
 def _serp(
@@ -353,7 +367,7 @@ CLINICAL_SCORES: Mapping[str, Score] = MappingProxyType(
         "mews": _MEWS,
         "rems": _REMS,
         "cart": _CART,
-        "cci": _cci(hierarchy=True),
+        "cci": _CCI,
         "serp_2d": _serp(
             2,
             (0, 9, 13, 17),
@@ -373,7 +387,7 @@ CLINICAL_SCORES: Mapping[str, Score] = MappingProxyType(
             (8, 0, 6),
             (8, 5, 2, 0),
             (3, 0, 2),
-            _set("cci_Cancer1", 6),
+            _set("cci_Cancer1", 6, unless="cci_Cancer2"),  # local tumour or metastatic, not both
             _set("cci_Cancer2", 12),
         ),
     }
@@ -384,13 +398,17 @@ def clinical_scores(*, paper_compat: bool = False) -> Mapping[str, Score]:
     """The scores by name.
 
     Args:
-        paper_compat: as the benchmark computed them: NEWS2 without any SpO2 item, and a Charlson
-            index that counts the milder form of a disease on top of the graver one.
+        paper_compat: as the benchmark computed them: fractions between bins score 0 (two thirds of
+            the mean arterial pressures have one), NEWS2 is without any SpO2 item, and the Charlson
+            index and SERP-30d count the milder form of a disease on top of the graver one.
     """
     if not paper_compat:
         return CLINICAL_SCORES
-    return {
-        **CLINICAL_SCORES,
-        "news2": Score("NEWS2", _NEWS_WITHOUT_SPO2, "NEWS2 as published, without SpO2"),
-        "cci": _cci(hierarchy=False),
-    }
+    news2 = Score("NEWS2", _NEWS_WITHOUT_SPO2, "NEWS2 as published, without SpO2")
+    return {name: _published(score) for name, score in {**CLINICAL_SCORES, "news2": news2}.items()}
+
+
+def _published(score: Score) -> Score:
+    """Temperatures have decimals, and bins to match, in the published code as well."""
+    items = (replace(item, gaps=item.input != "temperature", unless=None) for item in score.items)
+    return replace(score, items=tuple(items))

@@ -91,6 +91,7 @@ def xgboost(
         max_depth=max_depth,
         learning_rate=learning_rate,
         tree_method="hist",
+        importance_type="total_gain",
         n_jobs=threads or None,
         random_state=seed,
     )
