@@ -82,6 +82,26 @@ def hospital(once: Once) -> Hospital:
     return Hospital(files, open_store(store))
 
 
+@pytest.fixture(scope="session")
+def demo_sources(shared_data: Path) -> list[Path]:
+    """The three folders of the demo: hosp and icu, the rebuilt chartevents, the rebuilt ED."""
+    folders = [
+        shared_data / "mimic-iv-demo" / "2.2",
+        shared_data / "mimic-iv-demo" / "2.2-reconstructed",
+        shared_data / "mimic-iv-ed-demo" / "derived-from-fhir-2.1.0",
+    ]
+    for folder in folders:
+        if not folder.is_dir():
+            pytest.skip(f"no MIMIC-IV demo at {folder}")
+    return folders
+
+
+@pytest.fixture(scope="session")
+def demo(demo_sources: list[Path], once: Once) -> PatientStore:
+    """The demo as a store."""
+    return open_store(once("demo-store", lambda path: ingest_mimic(demo_sources, path)))
+
+
 StoreMaker = Callable[..., PatientStore]
 
 

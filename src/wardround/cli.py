@@ -23,7 +23,9 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-console = Console()
+console = Console(markup=False, highlight=False)
+#: Exit status that typer makes of an interrupt.
+INTERRUPTED = 130
 
 Store = Annotated[Path, typer.Option("--data", help="A patient store made by `ingest`.")]
 Runs = Annotated[Path, typer.Option("--runs", help="Where run folders go.")]
@@ -74,7 +76,7 @@ def hospital(
     from wardround.sources.hospital import generate_hospital
 
     summary = generate_hospital(dest, patients=patients, seed=seed, overwrite=force)
-    console.print(f"{dest}: {summary}")
+    console.print(f"{dest}: {summary}", soft_wrap=True)
 
 
 @app.command()
@@ -90,19 +92,23 @@ def ingest(
     """Turn MIMIC-IV files into a patient store."""
     from wardround.sources.mimic import format_report, ingest_mimic
 
-    if len(folders) < 2:
-        raise WardroundError("ingest takes at least one source folder and the store to make")
     *sources, dest = folders
+    for source in sources or folders:
+        where = WHERE_TO_GET.get(str(source))
+        if where and not source.is_dir():
+            raise WardroundError(
+                f"{source} does not come with wardround; get it from {where}, and give its folder"
+            )
+    if not sources:
+        raise WardroundError("ingest takes at least one source folder and the store to make")
     for source in sources:
         if not source.is_dir():
-            where = WHERE_TO_GET.get(str(source))
-            advice = f"get it from {where} and give its folder" if where else "check the path"
-            raise WardroundError(f"{source}: no such folder; {advice}")
+            raise WardroundError(f"{source}: no such folder; check the path")
     report = ingest_mimic(
         sources, dest, overwrite=force, memory_limit=memory, threads=threads or None
     )
     console.print(format_report(report))
-    console.print(f"Store: {dest}")
+    console.print(f"Store: {dest}", soft_wrap=True)
 
 
 @app.command()
@@ -205,7 +211,7 @@ def doctor(
         console.print(f"system {name}: loads")
     if data is not None:
         open_store(data).verify()
-        console.print(f"store {data}: complete, every file as written")
+        console.print(f"store {data}: complete, every file as written", soft_wrap=True)
 
 
 def _print_results(folder: Path) -> None:
@@ -235,5 +241,11 @@ def main() -> None:
         if "--debug" in sys.argv:
             raise
         sys.exit(f"wardround: {error}")
-    except KeyboardInterrupt:
-        sys.exit("wardround: interrupted; run the same command again to go on")
+    except OSError as error:
+        if "--debug" in sys.argv:
+            raise
+        sys.exit(f"wardround: {error} (--debug shows where)")
+    except SystemExit as ended:
+        if ended.code == INTERRUPTED:
+            print("wardround: interrupted; run the same command again to go on", file=sys.stderr)
+        raise

@@ -31,6 +31,7 @@ from wardround.errors import WardroundError
 from wardround.evaluation import Results, StageTiming
 from wardround.reports import render_report
 from wardround.store import PatientStore, atomic_write
+from wardround.store.atomic import remove
 from wardround.system import System, SystemConfig
 from wardround.workdir import Workdir, fingerprint_of
 
@@ -95,14 +96,9 @@ def run_system(
     if earlier is not None and (earlier / "report.html").is_file():
         return Run(earlier, "found")
     folder = earlier or _create(runs_dir / name, identity, store, config)
-    lock = filelock.FileLock(folder / ".lock", timeout=0)
-    try:
-        lock.acquire()
-    except filelock.Timeout as error:
-        raise WardroundError(
-            f"another process is working on {folder}; wait for it, or pass --fresh for a new run"
-        ) from error
-    with lock, _logging_to(folder / "log.txt"):
+    with _locked(folder), _logging_to(folder / "log.txt"):
+        for leftover in list(folder.rglob(".*.tmp")):  # of a start that was killed
+            remove(leftover)
         log.info("%s, preset %s, data %s", name, config.preset, store.path)
         workdir = Workdir(folder)
         prepared = system.prepare(store, config, workdir)
@@ -116,7 +112,11 @@ def run_system(
                 "paper": system.card.paper,
                 "preset": config.preset,
                 "reported": system.card.reported,
-                "departures": system.card.departures,
+                "departures": [
+                    *system.card.departures,
+                    *([] if config.paper_compat else system.card.paper_compat),
+                ],
+                "undone": system.card.paper_compat if config.paper_compat else [],
                 "data": describe_data(store),
                 "config": config.model_dump(mode="json"),
                 "environment": json.loads((folder / "environment.json").read_text()),
@@ -148,9 +148,10 @@ def load_results(run: Path) -> Results:
 
 def write_report(run: Path) -> Path:
     """Render `report.html` of a run from its metrics alone."""
+    results = load_results(run)
     target = run / "report.html"
     with atomic_write(target) as temporary:
-        render_report(load_results(run), temporary)
+        render_report(results, temporary)
     return target
 
 
@@ -227,6 +228,19 @@ def _write_predictions(predictions: pl.DataFrame, path: Path) -> None:
     meds.LabelSchema.validate(meds.LabelSchema.align(labels.to_arrow()))
     with atomic_write(path) as temporary:
         table.write_parquet(temporary)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Keep other processes off a run folder."""
+    try:
+        held = filelock.FileLock(folder / ".lock").acquire(timeout=0)
+    except filelock.Timeout as error:
+        raise WardroundError(
+            f"another process is working on {folder}; wait for it, or pass --fresh for a new run"
+        ) from error
+    with held:
+        yield
 
 
 @contextmanager

@@ -37,7 +37,12 @@ class ReportedTable(BaseModel):
 
 
 class Card(BaseModel):
-    """What a system rebuilds, what its paper reports, and where ours departs from it."""
+    """What a system rebuilds, what its paper reports, and where ours departs from it.
+
+    Attributes:
+        departures: always in force.
+        paper_compat: in force unless the run sets `paper_compat`.
+    """
 
     model_config = ConfigDict(extra="forbid")
     name: str
@@ -80,8 +85,11 @@ class SystemConfig(BaseModel):
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"tiny": {}, "paper": {}}
 
     preset: str = "tiny"
-    seed: int = 0
+    seed: int = Field(0, ge=0)
     threads: int = Field(default=0, ge=0, description="worker threads; 0 takes every core")
+    paper_compat: bool = Field(
+        default=False, description="the published rules, mistakes included; see the card"
+    )
 
     @classmethod
     def build(cls, preset: str, overrides: Iterable[str] = ()) -> Self:
@@ -103,7 +111,11 @@ class SystemConfig(BaseModel):
             try:
                 parsed = yaml.safe_load(value)
             except yaml.YAMLError as error:
-                raise WardroundError(f"--set {item}: the value is not YAML: {error}") from error
+                raise WardroundError(
+                    f"--set {item}: the value is not YAML: {first_fault(error)}"
+                ) from error
+            if key == "preset":
+                raise WardroundError(f"--set {item}: a preset is chosen by --preset")
             nested: dict[str, Any] = {}
             place = nested
             *parents, last = key.split(".")

@@ -160,7 +160,11 @@ class StageTiming(_Part):
 
 
 class Results(_Part):
-    """What a run found. The runner fills everything but `tasks` and `notes`."""
+    """What a run found. The runner fills everything but `tasks` and `notes`.
+
+    Attributes:
+        departures: from the paper, in force; those that `paper_compat` undid are `undone`.
+    """
 
     tasks: list[TaskResult]
     notes: list[str] = []
@@ -170,6 +174,7 @@ class Results(_Part):
     preset: str = ""
     reported: list[Reported] = []
     departures: list[str] = []
+    undone: list[str] = []
     data: dict[str, Any] = Field(default_factory=dict)
     config: dict[str, Any] = Field(default_factory=dict)
     environment: dict[str, Any] = Field(default_factory=dict)

@@ -23,6 +23,8 @@ _COLUMNS = ("auroc", "auprc", "brier", "calibration_slope", "calibration_interce
 _PAPER_COLUMNS = ("auroc", "auprc")
 #: Bars of an importance chart.
 _FEATURES = 12
+#: An open data set of fewer patients, such as MIMIC-IV's demo, is one to try things on.
+SMALL = 1_000
 
 
 @dataclass(frozen=True)
@@ -137,6 +139,13 @@ def _warnings(results: Results) -> list[str]:
             0,
             "Synthetic patients: these numbers show that the software works. They say nothing "
             "about people, and nothing about how the paper's models compare on real records.",
+        )
+    subjects = results.data.get("subjects", SMALL)
+    if results.data.get("access") == "open" and subjects < SMALL:
+        warnings.insert(
+            0,
+            f"{subjects:,} patients of an open data set: these numbers show that the software "
+            "works on real records. They are too few to stand beside the paper's.",
         )
     return warnings
 

@@ -88,8 +88,8 @@ def verdict(task: TaskResult) -> list[str]:
 
 
 def _ranking(best: ModelResult) -> list[str]:
-    auroc = best.metrics["auroc"]
-    if auroc.value is None:
+    auroc = best.metrics.get("auroc")
+    if auroc is None or auroc.value is None:
         return []
     within = f" (95 % interval {interval(auroc)})" if interval(auroc) else ""
     return [

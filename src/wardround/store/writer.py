@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from wardround import __version__
 from wardround.errors import WardroundError
-from wardround.store.atomic import remove
+from wardround.store.atomic import put_in_place, recover, remove
 from wardround.store.schema import CODE_SCHEMA, EVENT_SCHEMA, SPLIT_SCHEMA, SPLITS, STAY_SCHEMA
 
 ROW_GROUP = 1 << 18
@@ -29,21 +29,6 @@ ROW_GROUP = 1 << 18
 
 def _building(dest: Path) -> Path:
     return dest.with_name(f".{dest.name}.building")
-
-
-def _replaced(dest: Path) -> Path:
-    return dest.with_name(f".{dest.name}.replaced")
-
-
-def recover(dest: Path) -> None:
-    """Finish or undo a replacement of `dest` that was killed between its two renames."""
-    old = _replaced(dest)
-    if not old.is_dir():
-        return
-    if dest.exists():
-        remove(old)
-    else:
-        old.rename(dest)
 
 
 class StoreWriter:
@@ -106,10 +91,10 @@ class StoreWriter:
     def _claim(self) -> None:
         owner = self._folder / "writer.pid"
         if self._folder.exists():
-            pid = owner.read_text() if owner.is_file() else ""
-            if pid.isdigit() and int(pid) != os.getpid() and psutil.pid_exists(int(pid)):
+            if _is_alive(owner):
                 raise WardroundError(
-                    f"process {pid} is already writing {self.dest}; wait for it or stop it"
+                    f"process {owner.read_text()} is already writing {self.dest}; "
+                    "wait for it or stop it"
                 )
             remove(self._folder)
         self._folder.mkdir(parents=True)
@@ -190,10 +175,7 @@ class StoreWriter:
         (self._folder / "provenance.json").write_text(json.dumps(complete, indent=1))
         remove(self.workdir)
         remove(self._folder / "writer.pid")
-        if self.dest.exists():
-            self.dest.rename(_replaced(self.dest))
-        self._folder.rename(self.dest)
-        remove(_replaced(self.dest))
+        put_in_place(self._folder, self.dest)
 
     def _drain(self, waiting: int) -> None:
         """Wait until at most so many shards are left to write: memory holds no more of them."""
@@ -219,6 +201,15 @@ class StoreWriter:
                 f"splits name {len(named)} subjects, the shards hold {len(unique)}; "
                 "the two must be the same"
             )
+
+
+def _is_alive(owner: Path) -> bool:
+    """Whether the process that wrote `owner` runs; one that began later has its id by chance."""
+    try:
+        pid = int(owner.read_text())
+        return pid != os.getpid() and psutil.Process(pid).create_time() <= owner.stat().st_mtime
+    except (OSError, ValueError, psutil.Error):
+        return False
 
 
 def _conform(frame: pl.DataFrame | pa.Table, schema: pa.Schema, what: str) -> pa.Table:

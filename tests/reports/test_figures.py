@@ -1,0 +1,75 @@
+"""Figures: what is drawn, in which order, and what is passed over."""
+
+from __future__ import annotations
+
+from wardround.reports.figures import PALETTE, forest, model_figures, subgroup_forest
+
+from .conftest import Html, between, make_model, plot
+
+
+def test_curves_of_the_leading_models_start_visible(make_task):
+    models = make_task().models
+    figures = model_figures(models, ["news"], "task")
+    assert list(figures) == ["ROC", "Precision and recall", "Calibration"]
+    assert [Html(div).ids for div in figures.values()] == [
+        ["task-roc"],
+        ["task-precision"],
+        ["task-calibration"],
+    ]
+    diagonal, boosting, news = plot(figures["ROC"])[0]
+    assert (diagonal["x"], diagonal["y"]) == ([0, 1], [0, 1])
+    assert (boosting["name"], boosting["visible"]) == ("Gradient boosting", "legendonly")
+    assert (news["name"], news["visible"]) == ("NEWS", True)
+    assert (boosting["x"], boosting["y"]) == ([0, 0.1235, 1], [0, 0.5, 1])
+    recall = plot(figures["Precision and recall"])[0][0]
+    assert (recall["x"], recall["y"]) == ([0, 1], [1, 0.25])
+    bins = plot(figures["Calibration"])[0][1]
+    assert (bins["x"], bins["y"], bins["customdata"]) == ([0.2], [0.25], [20])
+    assert (bins["error_y"]["array"], bins["error_y"]["arrayminus"]) == ([0.15], [0.15])
+
+
+def test_a_model_keeps_its_colour_whoever_has_no_curves(make_task):
+    boosting, news = make_task().models
+    bare = boosting.model_copy(update={"curves": None})
+    assert model_figures([bare], ["boosting"], "task") == {}
+    traces, _ = plot(model_figures([bare, news], [], "task")["ROC"])
+    assert [trace["name"] for trace in traces] == ["chance", "NEWS"]
+    assert traces[1]["line"]["color"] == PALETTE[1]
+    many = [make_model(f"m{i}", f"M{i}", between(0.5), curves=news.curves) for i in range(19)]
+    assert len(plot(model_figures(many, [], "task")["ROC"])[0]) == 20
+
+
+def test_a_forest_stands_in_the_order_of_its_rows():
+    div = forest(
+        [
+            ("whole", between(0.8, 0.7, 0.95)),
+            ("undefined", between(None)),
+            ("without an interval", between(0.6)),
+            ("outside its interval", between(0.5, 0.52, 0.55)),
+        ],
+        "AUROC",
+        "f",
+    )
+    assert Html(div).ids == ["f"]
+    (trace,), layout = plot(div)
+    assert trace["y"] == ["whole", "without an interval", "outside its interval"]
+    assert trace["x"] == [0.8, 0.6, 0.5]
+    assert trace["error_x"]["array"] == [0.15, 0, 0.05]
+    assert trace["error_x"]["arrayminus"] == [0.1, 0, 0]
+    assert layout["yaxis"]["autorange"] == "reversed"
+    assert layout["xaxis"]["title"]["text"] == "AUROC"
+
+
+def test_an_empty_forest_is_still_a_figure():
+    (trace,), _ = plot(forest([], "AUROC", "f"))
+    assert trace["x"] == []
+
+
+def test_groups_carry_their_size_and_escape_their_names(make_task):
+    div = subgroup_forest(make_task().models[0].subgroups, "auroc", "AUROC", "g")
+    assert "<script>alert" not in div
+    (trace,), _ = plot(div)
+    assert trace["y"] == ["arrival transport: <script>alert(1)</script>  (n = 1,234)"]
+    assert (
+        plot(subgroup_forest(make_task().models[0].subgroups, "ece", "ECE", "g"))[0][0]["x"] == []
+    )
