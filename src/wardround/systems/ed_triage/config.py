@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from wardround.system import SystemConfig
 
 Task = Literal["ed-hospitalisation", "ed-critical", "ed-return-72h", "ed-critical-disposition"]
 
-SCORES = (
+ScoreName = Literal[
     "esi",
     "news",
     "news2",
@@ -22,37 +22,25 @@ SCORES = (
     "serp_2d",
     "serp_7d",
     "serp_30d",
-)
-TABULAR = (
-    "logistic_regression",
-    "random_forest",
-    "gradient_boosting",
-    "lightgbm",
-    "xgboost",
-)
-NEURAL = ("mlp", "code_bag", "lstm")
-
-Model = Literal[
-    "esi",
-    "news",
-    "news2",
-    "mews",
-    "rems",
-    "cart",
-    "cci",
-    "serp_2d",
-    "serp_7d",
-    "serp_30d",
-    "autoscore",
-    "logistic_regression",
-    "random_forest",
-    "gradient_boosting",
-    "lightgbm",
-    "xgboost",
-    "mlp",
-    "code_bag",
-    "lstm",
 ]
+TabularName = Literal[
+    "logistic_regression",
+    "random_forest",
+    "gradient_boosting",
+    "lightgbm",
+    "xgboost",
+]
+NetworkName = Literal["mlp", "code_bag", "lstm"]
+Model = Literal[ScoreName, "autoscore", TabularName, NetworkName]
+
+SCORES: tuple[ScoreName, ...] = get_args(ScoreName)
+TABULAR: tuple[TabularName, ...] = get_args(TabularName)
+NEURAL: tuple[NetworkName, ...] = get_args(NetworkName)
+
+
+#: How far back diagnoses count: five years.
+LOOKBACK_DAYS = 5 * 365
+Share = Annotated[float, Field(gt=0, lt=1)]
 
 
 class Network(BaseModel):
@@ -102,26 +90,33 @@ class EdTriageConfig(SystemConfig):
         "paper": {},
     }
 
-    tasks: tuple[Task, ...] = (
-        "ed-hospitalisation",
-        "ed-critical",
-        "ed-return-72h",
-        "ed-critical-disposition",
-    )
-    models: tuple[Model, ...] = (*SCORES, "autoscore", *TABULAR, *NEURAL)  # type: ignore[assignment]
+    tasks: tuple[Task, ...] = Field(get_args(Task), min_length=1)
+    models: tuple[Model, ...] = Field(get_args(Model), min_length=1)
     split_by: Literal["subject", "visit"] = "subject"
-    fractions: tuple[float, float, float] = (0.7, 0.1, 0.2)
-    lookback_days: int = Field(1825, ge=1)
-    paper_compat: bool = Field(
-        False, description="the published rules, mistakes included; see the card"
+    fractions: tuple[Share, Share, Share] = Field(
+        (0.7, 0.1, 0.2), description="of train, tuning and held out"
     )
+    lookback_days: int = Field(LOOKBACK_DAYS, ge=1)
     bootstrap: int = Field(1000, ge=0, description="resamples of subjects for each interval")
     control_repeats: int = Field(
         20, ge=1, description="models on shuffled labels whose metrics are averaged"
     )
-    visit_split_control: bool = True
+    split_control: bool = Field(
+        True, description="also measure a random forest on the other way to split, by visit or not"
+    )
     forest_trees: int = Field(100, ge=1)
     autoscore_forest_trees: int = Field(100, ge=1)
     mlp: Mlp = Mlp()
     code_bag: CodeBag = CodeBag()
     lstm: Lstm = Lstm()
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if abs(sum(self.fractions) - 1) > 1e-9:
+            raise ValueError(f"fractions must add up to 1, got {self.fractions}")
+        if (
+            self.paper_compat
+            and self.lookback_days != type(self).model_fields["lookback_days"].default
+        ):
+            raise ValueError("paper_compat has its own lookback of 1,780 days; leave lookback_days")
+        return self

@@ -170,13 +170,19 @@ def _fit_network(
         learning_rate=settings.learning_rate,
         decay=settings.decay,
         patience=settings.patience,
-        # The benchmark weighs the classes of this network, the wrong way round.
-        positive_weight=(1 - positives) / positives if model == "code_bag" else None,
+        positive_weight=_positive_weight(positives, published=config.paper_compat)
+        if model == "code_bag"
+        else None,
         seed=config.seed,
         checkpoint=checkpoint,
         what=f"{model} of {task.name}",
     )
     return FittedModel(network, predict_proba(network, inputs), [])
+
+
+def _positive_weight(share: float, *, published: bool) -> float:
+    """The benchmark weighs the classes of its bag of codes, and does so the wrong way round."""
+    return share / (1 - share) if published else (1 - share) / share
 
 
 def _mlp(task: PreparedTask, settings: Mlp, X: np.ndarray, train: np.ndarray, raw: bool) -> Any:

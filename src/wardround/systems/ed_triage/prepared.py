@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import polars as pl
@@ -19,10 +19,12 @@ from wardround.systems.ed_triage.config import EdTriageConfig
 from wardround.views.codes import CodeLists, EncodedLists, Vocabulary, prior_codes
 from wardround.views.grid import ChannelMedians, HourlyGrid, hourly_vitals
 from wardround.views.subgroups import subgroups
-from wardround.views.table import FEATURES, triage_table
+from wardround.views.table import FEATURES, diagnosis_lookback, triage_table
 from wardround.workdir import Workdir
 
-KEYS = ("subject_id", "prediction_time", "stay_id", "boolean_value", "split", "visit_split")
+#: `split` is the one in force; `other_split` the other way, by visit or by subject.
+KEYS = ("subject_id", "prediction_time", "stay_id", "boolean_value", "split", "other_split")
+Split = Literal["subject", "visit"]
 VITALS = ("temperature", "heartrate", "resprate", "o2sat", "sbp", "dbp", "acuity")
 
 
@@ -65,8 +67,13 @@ class PreparedTask:
         """Features, (n, d) float32, NaN where missing."""
         return self.frame.select(self.features).cast(pl.Float32).to_numpy()
 
+    def empty(self, by: str = "split") -> list[str]:
+        """Columns that no training row has a value of. Models see 0 there, in every row."""
+        train = self._columns.filter(pl.Series(self.mask("train", by)))
+        return [name for name in train.columns if train[name].null_count() == len(train)]
+
     def imputed(self, by: str = "split") -> np.ndarray:
-        """The same with the medians of the training rows in the gaps."""
+        """`raw` with the medians of the training rows in the gaps."""
         return self._filled(by).select(self.features).to_numpy()
 
     def score_inputs(self) -> tuple[np.ndarray, list[str]]:
@@ -79,8 +86,13 @@ class PreparedTask:
         )
         return renamed.to_numpy(), renamed.columns
 
+    @cached_property
+    def _columns(self) -> pl.DataFrame:
+        return self.frame.drop(KEYS).cast(pl.Float32)
+
     def _filled(self, by: str) -> pl.DataFrame:
-        table = self.frame.drop(KEYS).cast(pl.Float32)
+        nothing = pl.lit(0, pl.Float32)
+        table = self._columns.with_columns(nothing.alias(name) for name in self.empty(by))
         train = table.filter(pl.Series(self.mask("train", by)))
         return MedianImputer.fit(train).transform(table)
 
@@ -104,12 +116,17 @@ def has_vitals(task: str) -> bool:
     return _features(task) == "disposition"
 
 
+def split_in_force(config: EdTriageConfig) -> Split:
+    """What is split into train, tuning and held out."""
+    return "visit" if config.paper_compat else config.split_by
+
+
 def prepare_task(
     name: str, store: PatientStore, config: EdTriageConfig, workdir: Workdir
 ) -> PreparedTask:
     """Build a task's stage, or find it."""
     stage = f"work/{name}"
-    by = "visit" if config.paper_compat else config.split_by
+    by = split_in_force(config)
 
     def build(folder: Path) -> None:
         _build(name, store, config, by, folder)
@@ -130,17 +147,15 @@ def prepare_task(
     return PreparedTask(name, folder)
 
 
-def _build(name: str, store: PatientStore, config: EdTriageConfig, by: str, folder: Path) -> None:
+def _build(name: str, store: PatientStore, config: EdTriageConfig, by: Split, folder: Path) -> None:
     cohort = load_task(name).extract(store, paper_compat=config.paper_compat)
     if not len(cohort):
         raise WardroundError(f"{name}: no visit of {store.path} meets the cohort's rules")
     fractions, seed = config.fractions, config.seed
-    keys = assign_splits(cohort.frame, by="visit", fractions=fractions, seed=seed).rename(
-        {"split": "visit_split"}
-    )
-    keys = assign_splits(
-        keys, by="visit" if by == "visit" else "subject", fractions=fractions, seed=seed
-    )
+    other: Split = "subject" if by == "visit" else "visit"
+    keys = assign_splits(cohort.frame, by=other, fractions=fractions, seed=seed)
+    keys = keys.rename({"split": "other_split"})
+    keys = assign_splits(keys, by=by, fractions=fractions, seed=seed)
     index = keys.select("subject_id", "prediction_time", "stay_id")
     feature_set = _features(name)
 
@@ -166,11 +181,13 @@ def _build(name: str, store: PatientStore, config: EdTriageConfig, by: str, fold
     )
     (folder / "flow.json").write_text(json.dumps([asdict(step) for step in cohort.flow], indent=1))
     if "code_bag" in config.models:
+        starts = store.stays().filter(pl.col("kind") == "ed").select("stay_id", "start").collect()
         lists = prior_codes(
             store,
-            index,
+            index.join(starts, on="stay_id", how="left", maintain_order="left"),
             config.code_bag.vocabulary,
-            lookback=timedelta(days=config.lookback_days),
+            lookback=diagnosis_lookback(config.lookback_days, config.paper_compat),
+            before="start",
         )
         pl.DataFrame({"code": lists.values}).write_parquet(folder / "codes.parquet")
         np.save(folder / "offsets.npy", lists.offsets)

@@ -36,7 +36,7 @@ from wardround.store import SPLITS, PatientStore
 from wardround.system import Card, Evaluation
 from wardround.systems.ed_triage.config import SCORES, EdTriageConfig
 from wardround.systems.ed_triage.fitting import fit_model, fit_tabular, fits, settings_of
-from wardround.systems.ed_triage.prepared import PreparedTask, prepare_task
+from wardround.systems.ed_triage.prepared import PreparedTask, prepare_task, split_in_force
 from wardround.training import save_model
 from wardround.workdir import Workdir
 
@@ -47,8 +47,8 @@ IMPORTANCE_KIND = {
     "logistic_regression": "size of the standardised coefficient, as a share",
 }
 TREE_IMPORTANCE = "share of the trees' gain"
-#: Measured on splits of visits: of the tabular models the one that remembers patients best.
-VISIT_SPLIT_MODEL = "random_forest"
+#: Measured on the other split, too: of the tabular models the one that remembers patients best.
+SPLIT_CONTROL_MODEL = "random_forest"
 #: Fewer held-out outcomes than this make a metric that nobody should read.
 FEW_EVENTS = 100
 
@@ -83,8 +83,8 @@ class EdTriage:
                 if fits(model, name):
                     _stage(fitted, task, model, config, workdir, _fit_and_predict)
             _stage(fitted, task, "control_shuffled", config, workdir, _fit_on_shuffled)
-            if config.visit_split_control:
-                _stage(fitted, task, "control_visit_split", config, workdir, _fit_on_visits)
+            if config.split_control:
+                _stage(fitted, task, "control_split", config, workdir, _fit_on_other_split)
         return fitted
 
     def evaluate(
@@ -97,9 +97,9 @@ class EdTriage:
         """Metrics on held-out subjects, thresholds from tuning."""
         tasks, predictions = [], []
         for task in track(prepared.values(), "Evaluation", total=len(prepared)):
-            result, frame = _evaluate_task(self.card, fitted, task, config)
-            tasks.append(result)
-            predictions.append(frame)
+            folder = _evaluation(self.card, fitted, task, config, workdir)
+            tasks.append(TaskResult.model_validate_json((folder / "result.json").read_text()))
+            predictions.append(pl.read_parquet(folder / "predictions.parquet"))
         return Evaluation(Results(tasks=tasks), pl.concat(predictions))
 
 
@@ -126,7 +126,7 @@ def _stage(
         "task": workdir.fingerprint(f"work/{task.name}"),
         "version": __version__,
         "repeats": config.control_repeats if model == "control_shuffled" else None,
-        "forest": config.forest_trees if model == "control_visit_split" else None,
+        "forest": config.forest_trees if model == "control_split" else None,
         **settings_of(model, config),
     }
     folder = workdir.stage(stage, run, inputs=inputs)
@@ -164,15 +164,34 @@ def _fit_on_shuffled(
     np.save(folder / "metrics.npy", np.array(found))
 
 
-def _fit_on_visits(
+def _fit_on_other_split(
     model: str, task: PreparedTask, config: EdTriageConfig, folder: Path, checkpoint: Path
 ) -> None:
-    """The same patients on both sides: what a split by visit makes of a model."""
-    train = task.mask("train", "visit_split")
+    """What it makes of a model whether the same patients stand on both sides."""
+    train = task.mask("train", "other_split")
     if not 0 < task.y[train].sum() < train.sum():
         raise WardroundError("the training rows hold one outcome only")
-    found = fit_tabular(VISIT_SPLIT_MODEL, task, config, by="visit_split")
+    found = fit_tabular(SPLIT_CONTROL_MODEL, task, config, by="other_split")
     np.save(folder / "risk.npy", found.risk)
+
+
+def _evaluation(
+    card: Card, fitted: Fitted, task: PreparedTask, config: EdTriageConfig, workdir: Workdir
+) -> Path:
+    """The stage that holds a task's results."""
+
+    def build(folder: Path) -> None:
+        result, predictions = _evaluate_task(card, fitted, task, config)
+        (folder / "result.json").write_text(result.model_dump_json())
+        predictions.write_parquet(folder / "predictions.parquet")
+
+    models = [record for record in workdir.records if record.name.startswith(f"model/{task.name}/")]
+    inputs = {
+        "models": [(record.name, record.fingerprint) for record in models],
+        "bootstrap": config.bootstrap,
+        "seed": config.seed,
+    }
+    return workdir.stage(f"evaluation/{task.name}", build, inputs=inputs)
 
 
 def _evaluate_task(
@@ -272,20 +291,22 @@ def _controls(fitted: Fitted, task: PreparedTask, config: EdTriageConfig) -> lis
                 "anew; the interval holds the middle 95 % of them.",
             )
         )
-    folder = fitted.folders.get((task.name, "control_visit_split"))
+    folder = fitted.folders.get((task.name, "control_split"))
     if folder is not None:
-        test = task.mask("held_out", "visit_split")
+        test = task.mask("held_out", "other_split")
         subjects = task.frame["subject_id"].to_numpy()[test]
+        by_visit = split_in_force(config) == "subject"
+        beside = " Compare with the random forest above."
         controls.append(
             evaluate_binary(
-                "visit_split",
-                "Random forest, visits split at random (control)",
+                "visit_split" if by_visit else "subject_split",
+                f"Random forest, {'visits' if by_visit else 'patients'} split at random (control)",
                 task.y[test],
                 np.load(folder / "risk.npy")[test],
                 Resamples(subjects, config.bootstrap, config.seed),
                 curves=False,
-                note="Other visits of the same patients are in train. Compare with the random "
-                "forest above.",
+                note=f"Other visits of the same patients are {'' if by_visit else 'not '}in train."
+                + (beside if SPLIT_CONTROL_MODEL in config.models else ""),
             )
         )
     return controls
@@ -330,8 +351,10 @@ def _notes(
         for (name, model), reason in fitted.skipped.items()
         if name == task.name and model in card.models
     ]
+    if task.empty():
+        notes.append(f"No training visit has a value of {', '.join(task.empty())}: not used.")
     if events < FEW_EVENTS:
         notes.append(f"{events} held-out outcomes are too few to tell models apart.")
     if config.paper_compat:
-        notes.append("The published rules are in force; see the departures that they undo.")
+        notes.append("The published rules are in force (paper_compat).")
     return notes
