@@ -2,41 +2,43 @@
 
 from __future__ import annotations
 
-from wardround.reports.figures import PALETTE, forest, model_figures, subgroup_forest
+from wardround.reports.figures import PALETTE, forest, model_curves, subgroup_forest
 
 from .conftest import Html, between, make_model, plot
 
 
 def test_curves_of_the_leading_models_start_visible(make_task):
-    models = make_task().models
-    figures = model_figures(models, ["news"], "task")
-    assert list(figures) == ["ROC", "Precision and recall", "Calibration"]
-    assert [Html(div).ids for div in figures.values()] == [
-        ["task-roc"],
-        ["task-precision"],
-        ["task-calibration"],
-    ]
-    diagonal, boosting, news = plot(figures["ROC"])[0]
-    assert (diagonal["x"], diagonal["y"]) == ([0, 1], [0, 1])
-    assert (boosting["name"], boosting["visible"]) == ("Gradient boosting", "legendonly")
-    assert (news["name"], news["visible"]) == ("NEWS", True)
-    assert (boosting["x"], boosting["y"]) == ([0, 0.1235, 1], [0, 0.5, 1])
-    recall = plot(figures["Precision and recall"])[0][0]
-    assert (recall["x"], recall["y"]) == ([0, 1], [1, 0.25])
-    bins = plot(figures["Calibration"])[0][1]
+    div = model_curves(make_task().models, ["news"], "task-curves")
+    assert Html(div).ids == ["task-curves"]
+    traces, layout = plot(div)
+    chance, ideal, *drawn = traces
+    for diagonal, axis in ((chance, "x"), (ideal, "x3")):
+        assert (diagonal["x"], diagonal["y"], diagonal["xaxis"]) == ([0, 1], [0, 1], axis)
+    boosting, news = drawn[:3], drawn[3:]
+    assert {(t["name"], t["visible"]) for t in boosting} == {("Gradient boosting", "legendonly")}
+    assert {(t["name"], t["visible"]) for t in news} == {("NEWS", True)}
+    # One entry in the legend, for a curve in each panel.
+    for curves in (boosting, news):
+        assert [t.get("showlegend", True) for t in curves] == [True, False, False]
+        assert [t["xaxis"] for t in curves] == ["x", "x2", "x3"]
+        assert len({t["legendgroup"] for t in curves}) == 1
+    roc, precision, bins = boosting
+    assert (roc["x"], roc["y"]) == ([0, 0.1235, 1], [0, 0.5, 1])
+    assert (precision["x"], precision["y"]) == ([0, 1], [1, 0.25])
     assert (bins["x"], bins["y"], bins["customdata"]) == ([0.2], [0.25], [20])
     assert (bins["error_y"]["array"], bins["error_y"]["arrayminus"]) == ([0.15], [0.15])
+    assert layout["xaxis3"]["title"]["text"] == "Predicted risk"
 
 
 def test_a_model_keeps_its_colour_whoever_has_no_curves(make_task):
     boosting, news = make_task().models
     bare = boosting.model_copy(update={"curves": None})
-    assert model_figures([bare], ["boosting"], "task") == {}
-    traces, _ = plot(model_figures([bare, news], [], "task")["ROC"])
-    assert [trace["name"] for trace in traces] == ["chance", "NEWS"]
-    assert traces[1]["line"]["color"] == PALETTE[1]
+    assert model_curves([bare], ["boosting"], "task") == ""
+    traces, _ = plot(model_curves([bare, news], [], "task"))
+    assert [trace["name"] for trace in traces] == ["chance", "ideal", "NEWS", "NEWS", "NEWS"]
+    assert traces[2]["line"]["color"] == PALETTE[1]
     many = [make_model(f"m{i}", f"M{i}", between(0.5), curves=news.curves) for i in range(19)]
-    assert len(plot(model_figures(many, [], "task")["ROC"])[0]) == 20
+    assert len(plot(model_curves(many, [], "task"))[0]) == 2 + 3 * 19
 
 
 def test_a_forest_stands_in_the_order_of_its_rows():

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from wardround.errors import WardroundError
-from wardround.evaluation import FlowStep, Results, SplitCount, TaskResult
+from wardround.evaluation import FlowStep, Reported, Results, SplitCount, TaskResult
 from wardround.reports import compare_report, render_report
 
 from .conftest import Html, between, make_model
@@ -95,7 +95,7 @@ def test_notes_departures_configuration_and_cost_are_told(render, make_results):
 
 def test_the_verdict_opens_the_page(render, make_results):
     text = render(make_results()).text
-    assert text.index("325 of 1,300 held-out visits") < text.index("Models on held-out patients")
+    assert text.index("325 of 1,300 held-out visits") < text.index("Models on held-out visits")
 
 
 def test_text_from_data_is_escaped(render, compare, make_results, make_task, tmp_path):
@@ -211,6 +211,33 @@ def test_a_comparison_marks_other_data_and_settings(compare, make_results):
     assert page.row("wardround") == ["wardround", "0.1.0", "0.2.0"]
     assert page.row("data.fingerprint") == ["data.fingerprint", "abc", "def"]
     assert not any(row[0] in ("config.models", "data.path") for row in page.rows if row)
+
+
+def test_a_comparison_marks_other_rows_of_the_same_data(compare, make_results, make_task):
+    first = make_results()
+    assert "held out different rows" not in compare(first, first).text
+    task = first.tasks[0]
+    split = task.splits[-1].model_copy(update={"rows": task.splits[-1].rows + 1})
+    other = task.model_copy(update={"splits": [*task.splits[:-1], split]})
+    second = first.model_copy(update={"tasks": [other, *first.tasks[1:]]})
+    assert "The runs held out different rows" in compare(first, second).text
+
+
+def test_the_papers_sensitivity_stands_beside_ours(render, make_results):
+    results = make_results()
+    task = results.tasks[0]
+    model = next(m for m in task.models if m.operating_points)
+    paper = Reported(
+        task=task.name, model=model.name, metric="sensitivity", value=0.757, source="Table 9"
+    )
+    page = render(results.model_copy(update={"reported": [*results.reported, paper]}))
+    assert "paper 76 %" in page.text and "paper 76 %" not in render(results).text
+
+
+def test_departures_that_paper_compat_undoes_are_told_apart(render, make_results):
+    text = render(make_results(undone=["Deaths count by the record."])).text
+    assert text.index("Undone by") < text.index("Deaths count by the record.")
+    assert "Undone by" not in render(make_results()).text
 
 
 def test_a_comparison_takes_runs_with_a_common_task(compare, make_results, make_task):

@@ -79,6 +79,7 @@ def test_models_that_cannot_be_compared(make_task):
     ("slope", "said"),
     [
         (between(0.9, 0.7, 1.1), "Its calibration slope, 0.90, is compatible with 1."),
+        (between(-1.6, -4.0, 1.5), "too few to judge its calibration (slope -1.60, -4.000 to 1.5"),
         (between(1.4, 1.2, 1.6), "too timid (calibration slope 1.40"),
         (between(0.5, 0.3, 0.7), "too extreme (calibration slope 0.50"),
         (between(0.5), None),
@@ -100,7 +101,10 @@ def test_calibration(make_task, slope, said):
         (between(0.529, 0.52, 0.54), "chance, as it must be"),
         (between(0.58, 0.44, 0.7), "within the spread of chance at this size"),
         (between(0.36, 0.2, 0.6), "within the spread of chance at this size"),
-        (between(0.58, 0.55, 0.61), "not chance: look for a leak before reading on"),
+        (
+            between(0.58, 0.55, 0.61),
+            "not chance: rows and outcomes are out of step, read no further",
+        ),
         (between(0.42, 0.4, 0.44), "not chance"),
         (between(0.6), "not chance"),
         (between(None), "No label-shuffled control was run."),

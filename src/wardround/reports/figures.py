@@ -7,77 +7,95 @@ in one frame show nothing. A click on the legend brings back any other.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import plotly.graph_objects as go
 from plotly.colors import qualitative
+from plotly.subplots import make_subplots
 
-from wardround.evaluation import Estimate, ModelResult, SubgroupRow
+from wardround.evaluation import Curves, Estimate, ModelResult, SubgroupRow
 
 PALETTE = qualitative.Safe
-#: Curves that a figure starts with.
+#: Models whose curves are drawn at first.
 SHOWN = 4
 _GREY = "#9aa3ad"
+_LAYOUT = {
+    "template": "plotly_white",
+    "margin": {"l": 56, "r": 16, "t": 12, "b": 48},
+    "font": {"family": "system-ui, sans-serif", "size": 12, "color": "#1c2733"},
+    "hoverlabel": {"namelength": -1},
+}
 
 
-def model_figures(
-    models: Sequence[ModelResult], leading: Sequence[str], name: str
-) -> dict[str, str]:
-    """ROC, precision-recall and calibration figures.
+def model_curves(models: Sequence[ModelResult], leading: Sequence[str], name: str) -> str:
+    """ROC, precision-recall and calibration side by side under one legend.
 
     Args:
         models: those without curves are passed over.
         leading: names of the models that start visible.
-        name: prefix of the divs' ids, unique on the page.
+        name: id of the div, unique on the page.
 
     Returns:
-        HTML divs by title; none where no model has curves.
+        An HTML div; empty where no model has curves.
     """
-    drawn = [model for model in models if model.curves]
-    if not drawn:
-        return {}
-    roc, precision, calibration = _frame(), _frame(), _frame()
-    roc.add_trace(_diagonal("chance"))
-    calibration.add_trace(_diagonal("ideal"))
+    if not any(model.curves for model in models):
+        return ""
+    figure = make_subplots(
+        1, 3, subplot_titles=("ROC", "Precision and recall", "Calibration"), horizontal_spacing=0.07
+    )
+    figure.add_trace(_diagonal("chance"), 1, 1)
+    figure.add_trace(_diagonal("ideal"), 1, 3)
     for position, model in enumerate(models):
-        curves = model.curves
-        if curves is None:
-            continue
-        style = {
-            "name": model.label,
-            "visible": True if model.name in leading else "legendonly",
-            "line": {"color": PALETTE[position % len(PALETTE)], "width": 2},
-        }
-        x, y = zip(*curves.roc, strict=True)
-        roc.add_trace(go.Scatter(x=_short(x), y=_short(y), mode="lines", **style))
-        x, y = zip(*curves.pr, strict=True)
-        precision.add_trace(go.Scatter(x=_short(x), y=_short(y), mode="lines", **style))
-        bins = curves.calibration
-        calibration.add_trace(
-            go.Scatter(
-                x=_short([b.predicted for b in bins]),
-                y=_short([b.observed for b in bins]),
-                error_y={
-                    "type": "data",
-                    "symmetric": False,
-                    "array": _short([max(b.high - b.observed, 0) for b in bins]),
-                    "arrayminus": _short([max(b.observed - b.low, 0) for b in bins]),
-                    "thickness": 1,
-                    "width": 0,
-                },
-                customdata=[b.count for b in bins],
-                hovertemplate="predicted %{x:.3f}, observed %{y:.3f}, n = %{customdata}",
-                mode="lines+markers",
-                **style,
-            )
-        )
-    _axes(roc, "1 − specificity", "Sensitivity")
-    _axes(precision, "Recall (sensitivity)", "Precision (PPV)")
-    _axes(calibration, "Predicted risk", "Observed share")
-    figures = {"ROC": roc, "Precision and recall": precision, "Calibration": calibration}
-    return {
-        title: _div(figure, f"{name}-{title.split()[0].lower()}")
-        for title, figure in figures.items()
-    }
+        if model.curves:
+            shared = {
+                "name": model.label,
+                "legendgroup": model.name,
+                "visible": True if model.name in leading else "legendonly",
+                "line": {"color": PALETTE[position % len(PALETTE)], "width": 2},
+            }
+            for column, trace in enumerate(_curves(model.curves, shared), start=1):
+                figure.add_trace(trace, 1, column)
+    titles = [
+        ("1 − specificity", "Sensitivity"),
+        ("Recall (sensitivity)", "Precision (PPV)"),
+        ("Predicted risk", "Observed share"),
+    ]
+    for column, (x, y) in enumerate(titles, start=1):
+        figure.update_xaxes(title=x, range=[-0.01, 1.01], zeroline=False, col=column)
+        figure.update_yaxes(title=y, range=[-0.01, 1.01], zeroline=False, col=column)
+    figure.update_layout(_LAYOUT, margin={"l": 56, "r": 16, "t": 32, "b": 48})
+    figure.update_layout(
+        height=470, legend={"orientation": "h", "y": -0.2, "groupclick": "togglegroup"}
+    )
+    figure.update_yaxes(title_standoff=4)
+    return _div(figure, name)
+
+
+def _curves(curves: Curves, shared: dict[str, Any]) -> list[go.Scatter]:
+    """A model's trace in each of the three panels; the first stands in the legend."""
+    (x, y), (recall, precision) = (zip(*points, strict=True) for points in (curves.roc, curves.pr))
+    bins = curves.calibration
+    return [
+        go.Scatter(x=_short(x), y=_short(y), mode="lines", **shared),
+        go.Scatter(x=_short(recall), y=_short(precision), mode="lines", showlegend=False, **shared),
+        go.Scatter(
+            x=_short([b.predicted for b in bins]),
+            y=_short([b.observed for b in bins]),
+            error_y={
+                "type": "data",
+                "symmetric": False,
+                "array": _short([max(b.high - b.observed, 0) for b in bins]),
+                "arrayminus": _short([max(b.observed - b.low, 0) for b in bins]),
+                "thickness": 1,
+                "width": 0,
+            },
+            customdata=[b.count for b in bins],
+            hovertemplate="predicted %{x:.3f}, observed %{y:.3f}, n = %{customdata}",
+            mode="lines+markers",
+            showlegend=False,
+            **shared,
+        ),
+    ]
 
 
 def forest(rows: Sequence[tuple[str, Estimate]], axis: str, name: str) -> str:
@@ -90,7 +108,7 @@ def forest(rows: Sequence[tuple[str, Estimate]], axis: str, name: str) -> str:
     """
     drawn = [(label, e) for label, e in rows if e.value is not None]
     values = [e.value for _, e in drawn if e.value is not None]
-    figure = _frame()
+    figure = go.Figure(layout=_LAYOUT)
     figure.add_trace(
         go.Scatter(
             x=_short(values),
@@ -123,24 +141,6 @@ def subgroup_forest(rows: Sequence[SubgroupRow], metric: str, axis: str, name: s
         if metric in row.metrics
     ]
     return forest(measured, axis, name)
-
-
-def _frame() -> go.Figure:
-    return go.Figure(
-        layout={
-            "template": "plotly_white",
-            "margin": {"l": 56, "r": 16, "t": 12, "b": 48},
-            "font": {"family": "system-ui, sans-serif", "size": 12, "color": "#1c2733"},
-            "height": 420,
-            "legend": {"orientation": "h", "y": -0.18, "font": {"size": 11}},
-            "hoverlabel": {"namelength": -1},
-        }
-    )
-
-
-def _axes(figure: go.Figure, x: str, y: str) -> None:
-    figure.update_xaxes(title=x, range=[-0.01, 1.01], zeroline=False)
-    figure.update_yaxes(title=y, range=[-0.01, 1.01], zeroline=False)
 
 
 def _diagonal(name: str) -> go.Scatter:

@@ -16,7 +16,7 @@ from plotly.offline import get_plotlyjs
 from wardround.errors import WardroundError
 from wardround.evaluation import Estimate, ModelResult, Reported, Results, TaskResult
 from wardround.reports import words
-from wardround.reports.figures import SHOWN, forest, model_figures, subgroup_forest
+from wardround.reports.figures import SHOWN, forest, model_curves, subgroup_forest
 
 #: Columns of the comparison table, as far as models have them, and those of the paper's numbers.
 _COLUMNS = ("auroc", "auprc", "brier", "calibration_slope", "calibration_intercept", "ece")
@@ -160,10 +160,7 @@ def _task_context(task: TaskResult, paper: _PaperNumbers) -> dict[str, Any]:
         "best": best,
         "metrics": metrics,
         "paper_columns": paper.columns(task),
-        "figures": {
-            title: Markup(div)
-            for title, div in model_figures(task.models, leading, task.name).items()
-        },
+        "curves": Markup(model_curves(task.models, leading, f"{task.name}-curves")),
         "forest": Markup(
             forest(
                 [(m.label, m.metrics["auroc"]) for m in task.models if "auroc" in m.metrics],
@@ -241,9 +238,23 @@ def _differences(runs: Sequence[Results]) -> list[str]:
             "The runs saw different data: a difference between their numbers is not a difference "
             "between models."
         )
+    elif _held_out_differs(runs):
+        warnings.append(
+            "The runs held out different rows (another split, cohort or rule): compare with care."
+        )
     if any(run.data.get("access") == "synthetic" for run in runs):
         warnings.append("Some of the patients are synthetic; those numbers say nothing of people.")
     return warnings
+
+
+def _held_out_differs(runs: Sequence[Results]) -> bool:
+    """Whether a task that runs share has other sizes of its splits in some."""
+    sizes: dict[str, set[str]] = {}
+    for run in runs:
+        for task in run.tasks:
+            splits = [(split.split, split.rows, split.positives) for split in task.splits]
+            sizes.setdefault(task.name, set()).add(repr(splits))
+    return any(len(found) > 1 for found in sizes.values())
 
 
 def _changed_settings(runs: Sequence[Results]) -> list[tuple[str, list[str]]]:

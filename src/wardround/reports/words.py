@@ -115,6 +115,11 @@ def _calibrated(best: ModelResult) -> list[str]:
     slope = best.metrics.get("calibration_slope")
     if slope is None or slope.value is None or slope.low is None or slope.high is None:
         return []
+    if slope.low <= 0 and slope.high >= 1:
+        return [
+            f"The data are too few to judge its calibration (slope {number(slope.value, 2)}, "
+            f"{interval(slope)})."
+        ]
     if slope.low <= 1 <= slope.high:
         return [f"Its calibration slope, {number(slope.value, 2)}, is compatible with 1."]
     kind = "too extreme" if slope.value < 1 else "too timid"
@@ -133,7 +138,7 @@ def _shuffled(controls: Sequence[ModelResult]) -> list[str]:
             elif found.low is not None and found.high is not None and found.low < 0.5 < found.high:
                 judged = "within the spread of chance at this size"
             else:
-                judged = "not chance: look for a leak before reading on"
+                judged = "not chance: rows and outcomes are out of step, read no further"
             return [
                 f"Trained on shuffled labels, models reach an AUROC of {number(found.value)}: "
                 f"{judged}."
