@@ -19,11 +19,12 @@ demo: $(STAMP)
 	$(BIN)/wardround ingest $(DEMO)/hospital $(DEMO)/store --force
 	$(BIN)/wardround run ed-triage --data $(DEMO)/store --preset tiny --runs $(DEMO)/runs
 
+# One thread a process: threads of OpenMP that wait for each other spin.
 test: $(STAMP)
-	$(BIN)/python -m pytest -n auto --dist loadfile -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile -m "not slow"
 
 test-slow: $(STAMP)
-	$(BIN)/python -m pytest -n auto --dist loadfile -m slow
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile -m slow
 
 lint: $(STAMP)
 	$(BIN)/ruff check src tests benchmarks

@@ -114,6 +114,7 @@ def test_audit_shows_and_saves_what_would_leak(call, hospital, tmp_path):
     assert "ed-hospitalisation" in said
     found = json.loads(out.read_text())
     assert found["predictions"] > 0 and found["leaks"]
+    assert found["truncation"]["differing"] == [] and found["truncation"]["predictions"] > 50
 
 
 def test_run_prints_its_metrics_and_is_found_again(call, hospital, tmp_path):

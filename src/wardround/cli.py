@@ -117,12 +117,22 @@ def audit(
     data: Store,
     out: Annotated[Path | None, typer.Option(help="Write the findings as JSON, too.")] = None,
 ) -> None:
-    """Show what a task would have leaked without the rule of availability."""
+    """Show what a task would have leaked without the rule of availability.
+
+    A truncation test compares the features of its table (of its patients' history, where it has no
+    table of its own) with those from records that end at the prediction.
+    """
+    from functools import partial
+
     from wardround.cohorts import audit as audit_task
     from wardround.cohorts import load_task
     from wardround.store import atomic_write, open_store
+    from wardround.views.table import history_table, triage_table
 
-    report = audit_task(load_task(task), open_store(data))
+    chosen = load_task(task)
+    features = chosen.features
+    build = partial(triage_table, feature_set=features) if features else history_table
+    report = audit_task(chosen, open_store(data), build=build)
     console.print(report.render())
     if out is not None:
         with atomic_write(out) as temporary:

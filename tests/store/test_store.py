@@ -72,6 +72,13 @@ def test_equal_data_equal_fingerprint(make_store):
     assert first.fingerprint == second.fingerprint != other.fingerprint
 
 
+def test_a_folder_may_be_called_what_it_likes(make_store):
+    store = make_store(ROWS, name="ward [3] *", shards=2)
+    assert store.events().collect().height == len(ROWS)
+    assert store.splits().height == 59 and store.codes().collect().height == 3
+    assert store.stays().collect().height == 0
+
+
 def test_map_shards_visits_every_shard_in_order(make_store):
     store = make_store(ROWS, shards=3)
     heights = store.map_shards(lambda shard: store.events([shard]).collect().height)

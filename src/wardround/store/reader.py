@@ -55,19 +55,20 @@ class PatientStore:
         names = self.shards if shards is None else list(shards)
         if not names:
             return pl.from_arrow(EVENT_SCHEMA.empty_table()).lazy()  # type: ignore[union-attr]
-        return pl.scan_parquet([self.path / "data" / f"{name}.parquet" for name in names])
+        files = [self.path / "data" / f"{name}.parquet" for name in names]
+        return pl.scan_parquet(files, glob=False)
 
     def stays(self) -> pl.LazyFrame:
         """All stays (`STAY_SCHEMA`), with their ends and outcomes: for cohorts and labels."""
-        return pl.scan_parquet(self.path / "stays.parquet")
+        return pl.scan_parquet(self.path / "stays.parquet", glob=False)
 
     def codes(self) -> pl.LazyFrame:
         """Code metadata (`CODE_SCHEMA`)."""
-        return pl.scan_parquet(self.path / "metadata" / "codes.parquet")
+        return pl.scan_parquet(self.path / "metadata" / "codes.parquet", glob=False)
 
     def splits(self) -> pl.DataFrame:
         """`subject_id`, `split` for every subject of the store."""
-        return pl.read_parquet(self.path / "metadata" / "subject_splits.parquet")
+        return pl.read_parquet(self.path / "metadata" / "subject_splits.parquet", glob=False)
 
     def known_at(
         self,

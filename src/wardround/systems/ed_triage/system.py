@@ -53,6 +53,10 @@ SPLIT_CONTROL_MODEL = "random_forest"
 FEW_EVENTS = 100
 
 
+#: Fits a model of a task into a folder, with a place for its checkpoints.
+Builder = Callable[[str, PreparedTask, EdTriageConfig, Path, Path], None]
+
+
 @dataclass
 class Fitted:
     """Where each task's models and controls lie; `skipped` holds the reasons of those left out."""
@@ -78,13 +82,18 @@ class EdTriage:
     ) -> Fitted:
         """Every model of every task, and the controls; each is a stage of its own."""
         fitted = Fitted()
-        for name, task in prepared.items():
-            for model in config.models:
-                if fits(model, name):
-                    _stage(fitted, task, model, config, workdir, _fit_and_predict)
-            _stage(fitted, task, "control_shuffled", config, workdir, _fit_on_shuffled)
-            if config.split_control:
-                _stage(fitted, task, "control_split", config, workdir, _fit_on_other_split)
+        controls: dict[str, Builder] = {"control_shuffled": _fit_on_shuffled}
+        if config.split_control:
+            controls["control_split"] = _fit_on_other_split
+        builders: dict[str, Builder] = dict.fromkeys(config.models, _fit_and_predict) | controls
+        work = [
+            (task, model, build)
+            for name, task in prepared.items()
+            for model, build in builders.items()
+            if fits(model, name)
+        ]
+        for task, model, build in track(work, "Models"):
+            _stage(fitted, task, model, config, workdir, build)
         return fitted
 
     def evaluate(
@@ -109,7 +118,7 @@ def _stage(
     model: str,
     config: EdTriageConfig,
     workdir: Workdir,
-    build: Callable[[str, PreparedTask, EdTriageConfig, Path, Path], None],
+    build: Builder,
 ) -> None:
     """Run `build` as a stage; a model that the data cannot teach leaves its reason instead."""
     stage = f"model/{task.name}/{model}"
