@@ -106,6 +106,16 @@ def test_a_hospital_becomes_a_store(call, tmp_path):
     assert open_store(place / "store").fingerprint == store.fingerprint
 
 
+def test_ingest_takes_the_tables_that_it_is_asked_for(call, hospital, tmp_path):
+    wanted = "ed, hosp/patients, hosp/admissions"
+    finished(call("ingest", hospital.files, tmp_path / "store", "--tables", wanted))
+    store = open_store(tmp_path / "store")
+    kinds = set(store.stays().collect()["kind"])
+    assert kinds == {"ed", "hospital"}
+    assert not store.codes().collect()["code"].str.starts_with("LAB//").any()
+    assert "hosp/labevents" in store.provenance["left_out"]
+
+
 def test_audit_shows_and_saves_what_would_leak(call, hospital, tmp_path):
     out = tmp_path / "audit.json"
     said = finished(

@@ -86,6 +86,10 @@ def ingest(
         typer.Argument(help="Source folders, then the store to make.", metavar="SOURCE… DEST"),
     ],
     force: Force = False,
+    tables: Annotated[
+        str | None,
+        typer.Option(help="Take these alone, such as `ed,hosp/patients,hosp/admissions`."),
+    ] = None,
     memory: Annotated[str, typer.Option(help="Memory that the engine may use.")] = "3GB",
     threads: Annotated[int, typer.Option(min=0, help="0 takes every core.")] = 0,
 ) -> None:
@@ -105,7 +109,12 @@ def ingest(
         if not source.is_dir():
             raise WardroundError(f"{source}: no such folder; check the path")
     report = ingest_mimic(
-        sources, dest, overwrite=force, memory_limit=memory, threads=threads or None
+        sources,
+        dest,
+        overwrite=force,
+        tables=None if tables is None else [name.strip() for name in tables.split(",")],
+        memory_limit=memory,
+        threads=threads or None,
     )
     console.print(format_report(report))
     console.print(f"Store: {dest}", soft_wrap=True)

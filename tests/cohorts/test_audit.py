@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 from rich.console import Console
 
-from wardround.cohorts import Leak, audit, load_task, truncation_test
+from wardround.cohorts import Cohort, Leak, audit, load_task, truncation_test
 from wardround.store import PatientStore
 
 HOUR = timedelta(hours=1)
@@ -98,6 +98,33 @@ def test_a_row_that_only_the_admitted_have_is_pointed_out(
     console = Console(width=200, record=True)
     console.print(report.render())
     assert "Look into ED_REGISTRATION: 30 predictions" in console.export_text()
+
+
+def test_rows_that_were_never_filed_are_counted(make_store: Any, after: Any) -> None:
+    rows = [
+        {"subject_id": 1, "time": after(-9), "code": "MICRO//X", "available_time": None},
+        {"subject_id": 1, "time": after(-9), "code": "MICRO//X", "available_time": after(9)},
+    ]
+    store = make_store(rows)
+    # The maker of stores fills what is not given: take it away again.
+    path = store.path / "data" / f"{store.shards[0]}.parquet"
+    frame = pl.read_parquet(path)
+    first = pl.int_range(pl.len()) == 0
+    frame.with_columns(available_time=pl.when(~first).then("available_time")).write_parquet(path)
+
+    class Once:
+        name, title, features = "once", "Once", None
+
+        def extract(self, store: PatientStore, *, paper_compat: bool = False) -> Cohort:
+            return Cohort(
+                "once",
+                pl.DataFrame(
+                    {"subject_id": [1], "prediction_time": [after()], "boolean_value": [True]}
+                ).with_columns(pl.col("prediction_time").cast(pl.Datetime("us"))),
+            )
+
+    (leak,) = audit(Once(), store).leaks
+    assert (leak.code, leak.rows, leak.median_delay_hours) == ("MICRO//X", 2, 9.0)
 
 
 def test_nothing_late_is_nothing_found(records: Any, after: Callable[..., datetime]) -> None:

@@ -38,13 +38,13 @@ class Leak:
         rows: (prediction, event) pairs.
         predictions: how many predictions have such a row.
         median_delay_hours: from the prediction to when a row became available, in the middle
-            prediction of the middle row.
+            prediction of the middle row; None if none ever did.
     """
 
     code: str
     rows: int
     predictions: int
-    median_delay_hours: float
+    median_delay_hours: float | None
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class AuditReport:
                 leak.code,
                 f"{leak.rows:,}",
                 f"{leak.predictions:,}",
-                f"{leak.median_delay_hours:.1f}",
+                "never" if leak.median_delay_hours is None else f"{leak.median_delay_hours:.1f}",
             )
         lines: list[Any] = [table]
         if len(self.leaks) > SHOWN:
@@ -179,8 +179,8 @@ def audit(
         task=task.name,
         predictions=len(frame),
         leaks=[
-            Leak(row["code"], row["rows"], row["predictions"], round(row["delay"], 2))
-            for row in leaks.iter_rows(named=True)
+            Leak(code, rows, predictions, None if delay is None else round(delay, 2))
+            for code, rows, predictions, delay in leaks.iter_rows()
         ],
         telling=_telling(store, frame.select(*KEYS, "boolean_value").unique(KEYS)),
         hidden_stays=len(going_on),
@@ -193,7 +193,10 @@ def audit(
 def _too_early(store: PatientStore, shard: str, keys: pl.DataFrame) -> pl.DataFrame:
     """Of one shard: per prediction and kind of code, rows that had happened and were not known."""
     t = pl.col("prediction_time")
-    late = store.events([shard]).filter(pl.col("available_time") > pl.col("time"))
+    available = pl.col("available_time")
+    late = store.events([shard]).filter(
+        (available > pl.col("time")) | (available.is_null() & pl.col("time").is_not_null())
+    )
     return (
         late.select(
             "subject_id",
@@ -202,11 +205,11 @@ def _too_early(store: PatientStore, shard: str, keys: pl.DataFrame) -> pl.DataFr
             code=pl.col("code").str.split("//").list.head(2).list.join("//"),
         )
         .join(keys.lazy(), on="subject_id")
-        .filter(pl.col("time") <= t, pl.col("available_time") > t)
+        .filter(pl.col("time") <= t, available.is_null() | (available > t))
         .group_by("subject_id", "prediction_time", "code")
         .agg(
             rows=pl.len(),
-            delay=(pl.col("available_time") - t).dt.total_seconds().median() / 3600,
+            delay=(available - t).dt.total_seconds().median() / 3600,
         )
         .collect()
     )

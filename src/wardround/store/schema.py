@@ -8,7 +8,8 @@ import pyarrow as pa
 SPLITS = ("train", "tuning", "held_out")
 
 #: One row an event. `time` is null for static facts only. `available_time` is when a clinician
-#: could first have known the row: never before `time`, null for static facts only.
+#: could first have known the row: not before `time`; null for static facts, and for rows with a
+#: time that were never filed and are known to nobody.
 EVENT_SCHEMA = pa.schema(
     [
         pa.field("subject_id", pa.int64(), nullable=False),

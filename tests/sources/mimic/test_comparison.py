@@ -13,6 +13,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from wardround.sources.mimic.mapping import load_maps
+
 PAGE = Path(__file__).parents[3] / "docs" / "mimic-iv-meds-comparison.md"
 #: Families in the order in which a code is tried: their name in the page, and a pattern.
 FAMILIES = {
@@ -40,6 +42,7 @@ FAMILIES = {
     "ED registrations": r"^ED_REGISTRATION$",
     "ED departures": r"^ED_OUT$",
     "sex": r"^GENDER//",
+    "years of the first visit": r"^ANCHOR_YEAR_GROUP//",
     "births": r"^MEDS_BIRTH$",
     "deaths": r"^MEDS_DEATH$",
     "blood pressure, outpatient": r"^Blood Pressure",
@@ -53,6 +56,7 @@ FAMILIES = {
     "services": r"^SERVICE//",
     "microbiology": r"^MICROBIOLOGY//",
     "prescriptions": r"^PRESCRIPTION//",
+    "products prescribed": r"^NDC//",
     "orders": r"^ORDER//",
     "dates charted": r"^DATETIME//",
     "ingredients": r"^INGREDIENT_(START|END)//",
@@ -118,7 +122,20 @@ def whole(demo):
 
 
 @pytest.fixture(scope="module")
-def ours(whole):
+def early_discharges(demo_rows):
+    """Of the dead whom the file discharges before they died: subject, our time, the file's."""
+    rows = [
+        (int(row["subject_id"]), row["deathtime"], row["dischtime"])
+        for row in demo_rows("hosp/admissions")
+        if row["hospital_expire_flag"] == "1" and row["deathtime"] > row["dischtime"]
+    ]
+    frame = pl.DataFrame(rows, schema=["subject_id", "time", "listed"], orient="row")
+    times = pl.col("time", "listed").str.to_datetime("%Y-%m-%d %H:%M:%S", time_unit="us")
+    return frame.with_columns(times)
+
+
+@pytest.fixture(scope="module")
+def ours(whole, early_discharges):
     """Our events in their terms: where a code is spelled or a time is chosen in another way."""
     code, family = pl.col("code"), pl.col("family")
     # DRG numbers went through an integer there; a lab's code has no RESULT.
@@ -127,8 +144,16 @@ def ours(whole):
     )
     # Theirs has a billed procedure at the day it was done, which is our row's text.
     day = pl.col("text_value").str.to_datetime("%Y-%m-%d %H:%M:%S", strict=False, time_unit="us")
-    return whole.with_columns(
-        code=plain, time=pl.when(family == "procedures, billed").then(day).otherwise("time")
+    at_discharge = family.is_in(["discharges", "diagnoses", "DRG"])
+    return whole.join(
+        early_discharges, on=["subject_id", "time"], how="left", maintain_order="left"
+    ).with_columns(
+        code=plain,
+        time=pl.when(family == "procedures, billed")
+        .then(day)
+        .when(at_discharge)
+        .then(pl.coalesce("listed", "time"))
+        .otherwise("time"),
     )
 
 
@@ -158,7 +183,7 @@ def test_the_page_tells_the_counts_of_every_family(whole, theirs):
         for name in FAMILIES
     }
     assert page_table() == counted
-    assert sum(a for a, _ in counted.values()) == 1_128_281
+    assert sum(a for a, _ in counted.values()) == 1_143_837
     assert sum(b for _, b in counted.values()) == 916_166
 
 
@@ -282,15 +307,44 @@ def test_what_only_theirs_has(official):
     }
 
 
+def test_the_page_tells_what_ours_leaves_in_the_files(demo_rows):
+    rows = re.findall(r"^\| ((?:hosp|ed|icu)/\w+) \| ([\w, ]+) \|$", PAGE.read_text(), re.M)
+    found = {}
+    for name, module in load_maps().items():
+        for table, spec in module.tables.items():
+            kept = {column for event in spec.events.values() for column in event.columns}
+            kept |= {c for rule in spec.derive.values() for names in rule.values() for c in names}
+            kept |= set(spec.stay.model_dump(exclude={"died"}).values()) if spec.stay else set()
+            kept |= {spec.stay.died.column} if spec.stay and spec.stay.died else set()
+            for dictionary in module.dictionaries:
+                if dictionary.table == table:
+                    kept |= {*dictionary.keys, dictionary.text}
+            header = [column.lower() for column in demo_rows(f"{name}/{table}")[0]]
+            ids = {"subject_id", "hadm_id", "stay_id"}
+            left = [column for column in header if column not in kept | ids]
+            if left:
+                found[f"{name}/{table}"] = left
+    assert {table: columns.split(", ") for table, columns in rows} == found
+
+
 def test_theirs_shows_a_result_before_anyone_knew_it(whole, theirs, official):
     """Why ours has a second time: a lab counts from when it was filed, not from the drawing."""
     labs = whole.filter(family="lab results")
     late = labs.filter(pl.col("available_time") > pl.col("time"))
-    assert (len(late), len(labs)) == (106_498, 107_727)
+    assert (len(late), len(labs)) == (107_490, 107_727)
     assert "available_time" not in official.columns
     billed = whole.filter(family="procedures, billed")
     day = billed["text_value"].str.to_datetime("%Y-%m-%d %H:%M:%S", time_unit="us")
     assert int((billed["available_time"] > day).sum()) == 718, "4 are dated after the discharge"
+
+
+def test_the_dead_leave_when_they_die(whole, early_discharges):
+    left = whole.filter(pl.col("code") == "HOSPITAL_DISCHARGE//DIED")
+    assert len(left) == 15
+    moved = left.join(early_discharges, on=["subject_id", "time"])
+    assert len(moved) == len(early_discharges) == 4
+    early = (moved["time"] - moved["listed"]).dt.total_minutes() / 60
+    assert (round(early.min()), round(early.max())) == (21, 23)
 
 
 def test_the_page_tells_what_was_collapsed(whole, theirs):
@@ -310,7 +364,7 @@ def test_figures_in_the_text(whole):
     text = " ".join(PAGE.read_text().split())
     assert f"by {delay:.0f} minutes in the middle one" in text
     assert f"{len(zeros)} of the 454 numbers have leading zeros" in text
-    for figure in ("1,128,281 events", "916,166 rows", "112,174 rows", "106,498 of 107,727"):
+    for figure in ("1,143,837 events", "916,166 rows", "112,174 rows", "107,490 of 107,727"):
         assert figure in text
     alone = len(FAMILIES) - len(EQUAL) - len(COLLAPSED)
     assert f"{len(EQUAL)} families hold the same rows" in text

@@ -302,7 +302,11 @@ def _integers(table: str) -> list[str]:
 
 def _out_before_in(table: str, sheet: Sheet, rng: random.Random) -> Damage:
     start, end = declared(table).intervals[0]
-    lost = rng.sample(sheet.filled(start, end), 3)
+    rows = sheet.filled(start, end)
+    if mend := declared(table).mend.get(end):
+        place = sheet.header.index(mend.when.column)
+        rows = [row for row in rows if sheet.rows[row][place] != mend.when.equals]
+    lost = rng.sample(rows, 3)
     for row in lost:
         sheet.put(row, end, "1950-01-01 00:00:00")
     return Damage(
@@ -321,6 +325,15 @@ def _header_again(table: str, sheet: Sheet, rng: random.Random) -> Damage:
 def _missing_cell(table: str, sheet: Sheet, rng: random.Random) -> Damage:
     spec = declared(table)
     column = rng.choice([c for c in (*spec.ids, *spec.must) if c in sheet.header])
+    lost = rng.sample(sheet.filled(column), 3)
+    for row in lost:
+        sheet.put(row, column, "")
+    return Damage(packed(sheet.text()), rejected=Counter({f"{column} is missing": 3}), lost=lost)
+
+
+def _missing_time(table: str, sheet: Sheet, rng: random.Random) -> Damage:
+    """Rows with something to say, and no time to say it of."""
+    (column,) = {event.time for event in declared(table).events.values()}
     lost = rng.sample(sheet.filled(column), 3)
     for row in lost:
         sheet.put(row, column, "")
@@ -465,6 +478,10 @@ KINDS: dict[str, tuple[Kind, list[str]]] = {
     "out before in": (_out_before_in, having(lambda t: declared(t).intervals)),
     "the header again": (_header_again, ALL),
     "a missing cell": (_missing_cell, having(lambda t: declared(t).ids or declared(t).must)),
+    "a missing time": (
+        _missing_time,
+        ["hosp/transfers", "hosp/labevents", "hosp/emar", "hosp/omr", "icu/chartevents"],
+    ),
     "an unknown stay": (_unknown_stay, ["hosp/diagnoses_icd", "ed/triage", "ed/diagnosis"]),
     "a byte order mark": (_byte_order_mark, ALL),
     "Windows' line ends": (_windows_line_ends, ALL),
@@ -558,7 +575,7 @@ def test_damaged_input(kind, table, seed, sheets, ingest, tmp_path):
     if in_patients:
         # Who has a bad row in patients stays known: only what this row says is lost.
         subjects = [int(sheets[table].rows[row][0]) for row in damage.lost]
-        said = pl.col("code").str.contains("^(GENDER//|MEDS_BIRTH$|MEDS_DEATH$)")
+        said = pl.col("code").str.contains("^(GENDER//|ANCHOR_YEAR_GROUP//|MEDS_)")
         lost = said & pl.col("subject_id").is_in(subjects)
         assert store.events().collect().equals(clean.events().filter(~lost).collect())
         return

@@ -21,6 +21,7 @@ from wardround.store import open_store
 #: What gives a code: a row of the table with all of these columns filled.
 ORIGINS: dict[str, list[tuple[str, list[str]]]] = {
     "GENDER//": [("hosp/patients", ["gender"])],
+    "ANCHOR_YEAR_GROUP//": [("hosp/patients", ["anchor_year_group"])],
     "MEDS_BIRTH": [("hosp/patients", ["anchor_year"])],
     "MEDS_DEATH": [("hosp/patients", ["dod"])],
     "ED_REGISTRATION": [("hosp/admissions", ["edregtime"])],
@@ -42,6 +43,7 @@ ORIGINS: dict[str, list[tuple[str, list[str]]]] = {
     "MICROBIOLOGY//ORGANISM//": [("hosp/microbiologyevents", ["org_itemid"])],
     "MICROBIOLOGY//SUSCEPTIBILITY//": [("hosp/microbiologyevents", ["ab_itemid"])],
     "PRESCRIPTION//START//": [("hosp/prescriptions", ["starttime"])],
+    "NDC//": [("hosp/prescriptions", ["starttime", "ndc"])],
     "PRESCRIPTION//STOP//": [("hosp/prescriptions", ["stoptime"])],
     "MEDICATION//DOSE//": [("hosp/emar_detail", ["dose_given"])],
     "MEDICATION//": [
@@ -112,7 +114,10 @@ def test_subjects_and_stays(demo, report):
     assert report["stays"] == {"hospital": 275, "icu": 140, "ed": 222}
     assert report["duplicate_stays"] == 0
     assert demo.access == "open", "the demo's licence lies beside it"
+    assert demo.provenance["source"] == "mimic-iv-demo"
     assert demo.provenance["source_version"] == "2.2"
+    named = json.loads((demo.path / "metadata/dataset.json").read_text())
+    assert named["dataset_name"] == "MIMIC-IV Clinical Database Demo"
 
 
 def test_every_stay_has_the_ids_and_times_of_its_row(demo, demo_rows):
@@ -123,7 +128,13 @@ def test_every_stay_has_the_ids_and_times_of_its_row(demo, demo_rows):
         ("ed", "ed/edstays", "stay_id", "intime", "outtime"),
     ]:
         listed = {
-            (int(row["subject_id"]), int(row[id_name]), row[start], row[end])
+            # Four of the dead are listed as discharged at the midnight before they died.
+            (
+                int(row["subject_id"]),
+                int(row[id_name]),
+                row[start],
+                max(row[end], row.get("deathtime") or ""),
+            )
             for row in demo_rows(table)
         }
         columns = ["subject_id", "stay_id"]
@@ -143,7 +154,33 @@ def test_rows_in_are_rows_out_and_counted_rejects(module, report, demo_rows):
         assert ledger["rows"] == ledger["kept"] + ledger["empty"] + rejected, table
         assert rejected == 0, f"{table}: the demo is clean, but {ledger['rejected']}"
         assert set(ledger["first_row"]) == set(ledger["rejected"])
-    assert report["missing"] == []
+        assert ledger["mended"] == (4 if table == "hosp/admissions" else 0)
+    assert report["missing"] == report["left_out"] == []
+    assert report["unread"] == ["hosp/poe_detail", "hosp/provider", "icu/caregiver"]
+
+
+def test_what_lacks_a_time_is_counted(report, demo_rows):
+    """Ends that nobody wrote, and rows of which nobody wrote when they were filed."""
+    untimed = {name: t["untimed"] for name, t in report["tables"].items() if t["untimed"]}
+    unfiled = {name: t["unfiled"] for name, t in report["tables"].items() if t["unfiled"]}
+    empty = {
+        (table, column): sum(not row[column] for row in demo_rows(table))
+        for table, column in [
+            *(("hosp/prescriptions", "stoptime"), ("hosp/pharmacy", "stoptime")),
+            *(("hosp/labevents", "storetime"), ("hosp/microbiologyevents", "storetime")),
+            ("icu/chartevents", "storetime"),
+        ]
+    }
+    assert untimed == {
+        "hosp/prescriptions": {"stop": empty["hosp/prescriptions", "stoptime"]},
+        "hosp/pharmacy": {"stop": empty["hosp/pharmacy", "stoptime"]},
+    }
+    assert unfiled == {
+        "hosp/labevents": {"result": empty["hosp/labevents", "storetime"]},
+        "hosp/microbiologyevents": {"test": empty["hosp/microbiologyevents", "storetime"]},
+        "icu/chartevents": {"event": empty["icu/chartevents", "storetime"]},
+    }
+    assert list(empty.values()) == [14, 81, 992, 16, 668_862]
 
 
 def test_only_rows_that_say_nothing_are_empty(report, demo_rows):
@@ -161,6 +198,8 @@ def test_every_code_counts_the_rows_that_have_it(events, demo_rows, report):
         expected = 0
         for table, columns in origins:
             rows = read.setdefault(table, demo_rows(table))
+            if prefix == "NDC//":
+                rows = [row for row in rows if row["ndc"] != "0"]
             if prefix == "Weight (Lbs)":
                 rows = [row for row in rows if row["result_name"] == prefix]
             expected += sum(all(row[column].strip() for column in columns) for row in rows)
@@ -264,6 +303,26 @@ SPOTS = {
         "PRESCRIPTION//START//Fentanyl Citrate",
         10027602,
         {"time": at("2201-10-30 12:00:00"), "hadm_id": 28166872},
+    ),
+    "the product of a prescription, its dose and unit": (
+        "NDC//68084008901",
+        10001725,
+        {
+            "time": at("2110-04-11 15:00:00"),
+            "numeric_value": np.float32(1),
+            "text_value": "mg",
+            "available_time": at("2110-04-11 15:16:42"),
+        },
+    ),
+    "an ED visit before an admission, known when the patient is admitted": (
+        "ED_REGISTRATION",
+        10004235,
+        {"time": at("2196-02-24 12:15:00"), "available_time": at("2196-02-24 14:38:00")},
+    ),
+    "a bill of the stay's first day, known at discharge": (
+        "HCPCS//Cardiovascular",
+        10004457,
+        {"time": at("2140-09-17"), "available_time": at("2140-09-18 12:40:00")},
     ),
     "a drug as dispensed, known when the pharmacy entered it": (
         "MEDICATION//START//Midazolam",
@@ -378,7 +437,10 @@ def test_spot(what, events):
 
 
 def test_codes_of_a_stay_are_known_at_its_end(events, demo_rows):
-    ended = {row["hadm_id"]: row["dischtime"] for row in demo_rows("hosp/admissions")}
+    ended = {
+        row["hadm_id"]: max(row["dischtime"], row["deathtime"])
+        for row in demo_rows("hosp/admissions")
+    }
     for table, prefix in [
         ("diagnoses_icd", "DIAGNOSIS//ICD"),
         ("procedures_icd", "PROCEDURE//ICD"),
@@ -402,12 +464,18 @@ def test_codes_of_a_stay_are_known_at_its_end(events, demo_rows):
 
 
 def test_every_lab_is_known_when_it_was_filed(events, demo_rows):
-    """All 107,727: time, the later of charttime and storetime, and the value as float32."""
+    """All 107,727: time, the later of charttime and storetime, and the value as float32.
+
+    992 have no storetime, and are known when the day is over.
+    """
     expected = sorted(
         (
             int(row["subject_id"]),
             at(row["charttime"]),
-            max(at(row["storetime"] or row["charttime"]), at(row["charttime"])),
+            max(
+                at(row["storetime"] or f"{row['charttime'][:10]} 23:59:59.999999"),
+                at(row["charttime"]),
+            ),
             f"LAB//RESULT//{row['itemid']}//{row['valueuom'] or 'UNK'}",
             float(np.float32(row["valuenum"])) if row["valuenum"] else -1e30,
             int(row["hadm_id"] or 0),
@@ -427,11 +495,29 @@ def test_every_lab_is_known_when_it_was_filed(events, demo_rows):
 
 def test_nothing_is_known_before_it_happened(events):
     assert events.filter(pl.col("available_time") < pl.col("time")).is_empty()
-    assert events.filter(
-        pl.col("available_time").is_null() & pl.col("time").is_not_null()
-    ).is_empty()
+    never = events.filter(pl.col("available_time").is_null() & pl.col("time").is_not_null())
+    assert len(never) == 16, "cultures of which nobody wrote when they were told"
+    assert never["code"].str.starts_with("MICROBIOLOGY//TEST//").all()
     static = events.filter(pl.col("time").is_null())
-    assert set(static["code"].str.split("//").list.first()) == {"GENDER"}
+    assert set(static["code"].str.split("//").list.first()) == {"GENDER", "ANCHOR_YEAR_GROUP"}
+    assert static["available_time"].null_count() == len(static)
+
+
+def test_a_prescription_is_known_when_the_pharmacy_had_entered_it(events, demo_rows):
+    entered = {row["pharmacy_id"]: at(row["entertime"]) for row in demo_rows("hosp/pharmacy")}
+    rows = demo_rows("hosp/prescriptions")
+    for code, column in [("PRESCRIPTION//START", "starttime"), ("PRESCRIPTION//STOP", "stoptime")]:
+        expected = sorted(
+            (
+                int(row["subject_id"]),
+                at(row[column]),
+                max(entered[row["pharmacy_id"]], at(row[column])),
+            )
+            for row in rows
+            if row[column]
+        )
+        found = events.filter(pl.col("code").str.starts_with(code))
+        assert sorted(found.select("subject_id", "time", "available_time").iter_rows()) == expected
 
 
 def test_who_died_is_read_from_the_discharge(demo, demo_rows):
@@ -450,6 +536,11 @@ def test_codes_are_described_by_the_sources_dictionaries(demo):
     codes = {row["code"]: row for row in demo.codes().collect().to_dicts()}
     assert codes["LAB//RESULT//50912//mg/dL"]["description"] == "Creatinine"
     assert codes["LAB//226512//kg"]["description"] == "Admission Weight (Kg)"
+    assert codes["MICROBIOLOGY//ORGANISM//80002"]["description"] == "ESCHERICHIA COLI"
+    of_microbiology = [row for code, row in codes.items() if code.startswith("MICROBIOLOGY//")]
+    assert len(of_microbiology) == 502
+    assert all(row["description"] for row in of_microbiology)
+    assert codes["HCPCS//Cardiovascular"]["description"] is None, "many texts, none of them right"
     ascites = codes["DIAGNOSIS//ICD//9//5715"]
     assert ascites["description"] == "Cirrhosis of liver without mention of alcohol"
     assert ascites["parent_codes"] == ["ICD9CM/571.5"]

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 import ibis
 import ibis.expr.types as ir
 
-from wardround.sources.mimic.mapping import Event, Table
+from wardround.sources.mimic.mapping import Condition, Event, Table
 
-#: Columns of a staged row: those of an event, which event it is (-1: none), whether it stands
-#: first for its source row, and why the row was rejected.
+#: Columns of a staged row: those of an event; which event it is (-1: none; -2 - n: event n, which
+#: lacks its time and has no code); whether it stands first for its source row; whether its
+#: `available` is missing; whether the row's interval was mended; why the row was rejected.
 STAGED = (
     "subject_id",
     "time",
@@ -22,10 +23,14 @@ STAGED = (
     "stay_id",
     "event",
     "first",
+    "unfiled",
+    "mended",
     "reason",
 )
 #: Where a row stands in its file, counted from 0.
 ROW = "row__number"
+#: Integers above this lose their last digits as float32.
+FLOAT32_INTEGERS = 2**24
 SUBJECTS = ibis.table({"subject_id": "int64"}, name="subjects")
 
 
@@ -61,7 +66,7 @@ class CompiledTable:
         }
         typed, broken = self._parse(texts)
         joined = self._join(typed, lookups)
-        self.rows = self._derive(joined)
+        self.rows = self._derive(self._mend(joined))
         self._broken = broken
 
     def _parse(self, texts: Mapping[str, ir.Value]) -> tuple[ir.Table, list[tuple[str, str]]]:
@@ -75,6 +80,8 @@ class CompiledTable:
         columns: dict[str, ir.Value] = {ROW: ibis.row_number()}
         broken = []
         for name, text in texts.items():
+            if name in declared.blanks:
+                text = text.nullif(declared.blanks[name])
             kind = kinds.get(name)
             if kind is None:
                 columns[name] = text
@@ -101,20 +108,29 @@ class CompiledTable:
             joined = joined.left_join(right, joined[join.key] == right[f"{other}__key"])
         return joined
 
+    def _mend(self, rows: ir.Table) -> ir.Table:
+        rows = rows.mutate(mended=ibis.literal(False))
+        for start, end in self.table.intervals:
+            if mend := self.table.mend.get(end):
+                better = ibis.greatest(ibis.coalesce(rows[mend.to], rows[start]), rows[start])
+                mended = ((rows[end] < better) & _holds(rows, mend.when)).fill_null(False)
+                rows = rows.mutate(mended=mended, **{end: mended.ifelse(better, rows[end])})
+        return rows
+
     def _derive(self, rows: ir.Table) -> ir.Table:
-        computed = {}
+        computed: dict[str, ir.Value] = {}
         for name, rule in self.table.derive.items():
             ((function, arguments),) = rule.items()
             values = [rows[a] for a in arguments]
             if function == "first":
                 computed[name] = ibis.coalesce(*values)
-            elif function == "first_or_end_of_day":
-                computed[name] = ibis.coalesce(values[0], _end_of_day(values[1]))
+            elif function == "latest":
+                last = ibis.greatest(*(_settled(rows, a, self.table) for a in arguments))
+                whole = ibis.and_(*(value.notnull() for value in values))
+                computed[name] = whole.ifelse(last, ibis.null("timestamp"))
             elif function == "january_first":
                 year = (values[0] - values[1]).cast("string").lpad(4, "0")
                 computed[name] = (year + "-01-01").try_cast("timestamp")
-            else:
-                raise ValueError(f"unknown rule {function!r} for {name}")
         return rows.mutate(**computed) if computed else rows
 
     @property
@@ -139,7 +155,27 @@ class CompiledTable:
                 cases.append((rows[f"{other}__key"].isnull(), reason))
         for start, end in declared.intervals:
             cases.append((rows[end] < rows[start], f"{end} is before {start}"))
+        cases += self._without_time()
         return ibis.cases(*cases, else_=ibis.null("string"))
+
+    def _without_time(self) -> list[tuple[ir.BooleanValue, str]]:
+        """Rows that have something to say, and for none of it a time."""
+        rows = self.rows
+        told: dict[str | None, ir.BooleanValue] = {}
+        for event in self.table.events.values():
+            told[event.time] = told.get(event.time, ibis.literal(False)) | _told(rows, event)
+        kept = ibis.or_(*(holds & _timed(rows, time) for time, holds in told.items()))
+        return [
+            (~kept & holds & ~_timed(rows, time), self._missing(time))
+            for time, holds in told.items()
+            if time is not None
+        ]
+
+    def _missing(self, time: str) -> str:
+        if time not in self.table.derive:
+            return f"{time} is missing"
+        (arguments,) = self.table.derive[time].values()
+        return f"no {' or '.join(arguments)}"
 
     def staged(self) -> ir.Table:
         """All events of all rows in one pass (`STAGED`).
@@ -149,11 +185,11 @@ class CompiledTable:
         """
         rows = self.rows.mutate(reason=self.reason)
         events = list(self.table.events.values())
-        valid = [rows.reason.isnull() & _valid(rows, event) for event in events]
+        told = [rows.reason.isnull() & _told(rows, event) for event in events]
         if len(events) == 1:
-            staged = self._staged_one(rows, events[0], valid[0])
+            staged = self._staged_one(rows, events[0], told[0])
         else:
-            staged = self._staged_many(rows, events, valid)
+            staged = self._staged_many(rows, events, told)
         if self.table.join:
             staged = staged.order_by(ROW, "event")
         return staged.select(*STAGED)
@@ -166,49 +202,57 @@ class CompiledTable:
         }
 
     def _staged_one(self, rows: ir.Table, event: Event, holds: ir.BooleanValue) -> ir.Table:
-        """One event a row needs no array to spread."""
+        """One event a row needs no array to spread, and has its time or the row is rejected."""
         columns = _event_columns(rows, event, self.table)
         return rows.select(
             subject_id=rows.subject_id,
-            **{**columns, "code": holds.ifelse(columns["code"], ibis.null("string"))},
+            **{
+                **columns,
+                "code": holds.ifelse(columns["code"], ibis.null("string")),
+                "unfiled": holds & columns["unfiled"],
+            },
             **self._ids(rows),
             event=holds.ifelse(0, -1).cast("int8"),
             first=ibis.literal(True),
+            mended=rows.mended,
             reason=rows.reason,
             **{ROW: rows[ROW]},
         )
 
     def _staged_many(
-        self, rows: ir.Table, events: list[Event], valid: list[ir.BooleanValue]
+        self, rows: ir.Table, events: list[Event], told: list[ir.BooleanValue]
     ) -> ir.Table:
         """The events of a row as an array, spread to rows."""
         # Named once: every later event's `first` would repeat them in the query.
-        rows = rows.mutate(**{f"holds__{n}": holds for n, holds in enumerate(valid)})
+        rows = rows.mutate(**{f"told__{n}": holds for n, holds in enumerate(told)})
         structs = []
         before: ir.BooleanValue = ibis.literal(False)
         for number, event in enumerate(events):
-            holds = rows[f"holds__{number}"]
+            holds, timed = rows[f"told__{number}"], _timed(rows, event.time)
+            columns = _event_columns(rows, event, self.table)
             structs.append(
                 ibis.struct(
                     {
-                        **_event_columns(rows, event, self.table),
-                        "event": ibis.literal(number, "int8"),
-                        "first": ~before,
+                        **columns,
+                        "code": timed.ifelse(columns["code"], ibis.null("string")),
+                        "event": timed.ifelse(number, -2 - number).cast("int8"),
+                        "first": timed & ~before,
                         "holds": holds,
                     }
                 )
             )
-            before = before | holds
+            before = before | (holds & timed)
         structs.append(_no_event(~before))
         spread = rows.select(
             subject_id=rows.subject_id,
             **self._ids(rows),
+            mended=rows.mended,
             reason=rows.reason,
             **{ROW: rows[ROW]},
             e=ibis.array(structs).unnest(),
         )
         spread = spread.filter(spread.e.holds)
-        outer = ("subject_id", "hadm_id", "stay_id", "reason", ROW)
+        outer = ("subject_id", "hadm_id", "stay_id", "mended", "reason", ROW)
         return spread.select(
             **{c: spread[c] if c in outer else spread.e[c] for c in (*STAGED, ROW)}
         )
@@ -222,7 +266,7 @@ class CompiledTable:
         rows = rows.filter(rows.reason.isnull())
         died: ir.Value = ibis.null("boolean")
         if stay.died:
-            died = (rows[stay.died.column].cast("string") == stay.died.equals).fill_null(False)
+            died = _holds(rows, stay.died).fill_null(False)
         return rows.select(
             subject_id=rows.subject_id,
             stay_id=rows[stay.id],
@@ -263,12 +307,20 @@ class CompiledTable:
 
 
 def _event_columns(rows: ir.Table, event: Event, table: Table) -> dict[str, ir.Value]:
-    time = rows[event.time] if event.time else ibis.null("timestamp")
-    available = time
+    time: ir.Value = ibis.null("timestamp")
+    available: ir.Value = time
+    unfiled: ir.Value = ibis.literal(False)
+    if event.time:
+        time, available = rows[event.time], _settled(rows, event.time, table)
     if event.available:
-        available = ibis.greatest(ibis.coalesce(rows[event.available], time), time)
-    elif event.time in table.dates:
-        available = _end_of_day(time)
+        filed = _settled(rows, event.available, table)
+        unfiled = time.notnull() & filed.isnull()
+        without = {
+            "at_time": available,
+            "end_of_day": _end_of_day(time),
+            "never": ibis.null("timestamp"),
+        }
+        available = filed.isnull().ifelse(without[table.unfiled], ibis.greatest(filed, time))
     number: ir.Value = ibis.null("float64")
     if event.number:
         number = rows[event.number]
@@ -278,14 +330,16 @@ def _event_columns(rows: ir.Table, event: Event, table: Table) -> dict[str, ir.V
     if event.text:
         text = rows[event.text].cast("string")
         if event.number:
-            # Text that only repeats the number is left out.
-            text = (_number(text) == number).fill_null(False).ifelse(ibis.null("string"), text)
+            # Text that only repeats the number is left out, unless the number gets rounded.
+            repeats = (_number(text) == number) & (number.abs() <= FLOAT32_INTEGERS)
+            text = repeats.fill_null(False).ifelse(ibis.null("string"), text)
     return {
         "time": time,
         "code": _code(rows, event),
         "numeric_value": number,
         "text_value": text,
         "available_time": available,
+        "unfiled": unfiled,
     }
 
 
@@ -298,6 +352,7 @@ def _no_event(holds: ir.BooleanValue) -> ir.StructValue:
             "numeric_value": ibis.null("float64"),
             "text_value": ibis.null("string"),
             "available_time": ibis.null("timestamp"),
+            "unfiled": ibis.literal(False),
             "event": ibis.literal(-1, "int8"),
             "first": ibis.literal(True),
             "holds": holds,
@@ -318,10 +373,18 @@ def _code(rows: ir.Table, event: Event) -> ir.StringValue:
     return code
 
 
-def _valid(rows: ir.Table, event: Event) -> ir.BooleanValue:
+def _holds(rows: ir.Table, condition: Condition) -> ir.BooleanValue:
+    return rows[condition.column].cast("string") == condition.equals
+
+
+def _timed(rows: ir.Table, time: str | None) -> ir.BooleanValue:
+    """Whether the event has its time; a static one needs none."""
+    return rows[time].notnull() if time else ibis.literal(True)
+
+
+def _told(rows: ir.Table, event: Event) -> ir.BooleanValue:
+    """Whether the row says what makes the event, its time apart."""
     holds: ir.BooleanValue = ibis.literal(True)
-    if event.time:
-        holds = holds & rows[event.time].notnull()
     if event.when:
         holds = holds & rows[event.when].notnull()
     for part in event.parts:
@@ -340,6 +403,15 @@ def _parsed(text: ir.Value, kind: str) -> ir.Value:
     """Text to another type; null where it does not parse. White space around it is ignored."""
     # Stripping costs four times the cast, and most casts succeed without.
     return ibis.coalesce(text.try_cast(kind), text.strip().try_cast(kind))
+
+
+def _settled(rows: ir.Table, column: str, table: Table) -> ir.TimestampValue:
+    """When a time has passed for certain: for a bare date, at the end of its day."""
+    if column in table.dates:
+        return _end_of_day(rows[column])
+    if arguments := table.derive.get(column, {}).get("first"):
+        return ibis.coalesce(*(_settled(rows, a, table) for a in arguments))
+    return rows[column]
 
 
 def _end_of_day(time: ir.Value) -> ir.TimestampValue:

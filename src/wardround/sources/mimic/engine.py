@@ -112,9 +112,9 @@ class Engine:
             return pl.DataFrame(cursor.sql(sql).to_arrow_table())
 
     def read_columns(self, file: SourceFile, columns: Sequence[str]) -> pl.DataFrame:
-        """Columns of a source file as text."""
+        """The distinct rows of these columns of a source file, as text."""
         names = ", ".join(f'"{name}"' for name in columns)
-        return self.read(f'SELECT {names} FROM "{file.table}"', file)
+        return self.read(f'SELECT DISTINCT {names} FROM "{file.table}"', file)
 
     def _run(self, sql: str, file: SourceFile) -> None:
         with self._cursor(file) as cursor:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import gc
-import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +18,8 @@ from wardround.ontology import dotted_icd
 from wardround.progress import track
 from wardround.sources.mimic.compile import CompiledTable, lookup_name
 from wardround.sources.mimic.engine import Engine, compile_sql
-from wardround.sources.mimic.mapping import Module, Table, load_maps
+from wardround.sources.mimic.mapping import Module, Table, choose_tables, load_maps
+from wardround.sources.mimic.origin import find_origin
 from wardround.sources.mimic.report import (
     IngestReport,
     TableReport,
@@ -32,8 +32,9 @@ from wardround.sources.mimic.tables import (
     find_tables,
     hash_file,
     published_hashes,
+    unread_tables,
 )
-from wardround.sources.mimic.tasks import Tasks
+from wardround.sources.mimic.tasks import Tasks, raise_failed
 from wardround.store import (
     DEFAULT_FRACTIONS,
     EVENT_SCHEMA,
@@ -52,6 +53,7 @@ def ingest_mimic(
     sources: Sequence[str | Path],
     dest: str | Path,
     *,
+    tables: Sequence[str] | None = None,
     overwrite: bool = False,
     fractions: Sequence[float] = DEFAULT_FRACTIONS,
     seed: int = 0,
@@ -69,6 +71,8 @@ def ingest_mimic(
     Args:
         sources: folders that hold tables as `.csv.gz` or `.csv`, flat or in module folders.
         dest: the store to make.
+        tables: modules (`ed`) and tables (`hosp/labevents`) to read; all that are there by
+            default. `hosp/patients` is always needed, and so is what a chosen table joins.
         overwrite: replace a store that stands there.
         fractions, seed: the subject split; see `wardround.store.split_subjects`.
         subjects_per_block: how many subjects are sorted at a time.
@@ -83,47 +87,44 @@ def ingest_mimic(
         WardroundError: what is wrong with which file; no store is left behind.
     """
     began = time.perf_counter()
-    maps = load_maps() if maps is None else maps
+    every = load_maps() if maps is None else maps
+    maps, left_out = choose_tables(every, tables)
     files = find_tables([Path(source) for source in sources], maps)
-    tables = {
+    declared = {
         name: table
         for module in maps.values()
         for name, table in module.tables.items()
         if name in files
     }
     columns = {
-        name: check_columns(files[name], table, [(n, t) for n, t in tables.items() if n != name])
-        for name, table in tables.items()
+        name: check_columns(files[name], table, [(n, t) for n, t in declared.items() if n != name])
+        for name, table in declared.items()
     }
-    _check_joins(files, tables)
-    with (
-        StoreWriter(dest, overwrite=overwrite) as writer,
-        ThreadPoolExecutor(1) as hasher,
-    ):
-        published = _published(files)
-        hashes = {
-            name: hasher.submit(hash_file, file.path, published.get(name))
-            for name, file in files.items()
-        }
+    _check_joins(files, declared, left_out)
+    published = _published(files)
+    with StoreWriter(dest, overwrite=overwrite) as writer, _hashing(files, published) as hashes:
         # The engine's memory is given back before the first block is read.
         with _engine(writer.workdir, memory_limit, threads) as engine:
             for file in files.values():
                 engine.add_file(file)
-            staging = _Staging(engine, writer.workdir, files, tables, columns)
+            staging = _Staging(engine, writer.workdir, files, declared, columns)
             subjects = staging.find_subjects()
             engine.add_subjects(subjects)
             workers = min(engine.threads, TABLES_AT_ONCE)
-            with _collection_paused(), Tasks(workers, engine.stop) as tasks:
+            with _collection_paused(), Tasks(workers, engine.stop, hashes.values()) as tasks:
                 staging.run(tasks)
                 dictionaries = _read_dictionaries(maps, files, engine, tasks)
-            report = IngestReport("mimic-iv", _release(files, engine), _access(files, subjects))
+            origin = find_origin(files, subjects, engine)
+            report = IngestReport(origin.source, origin.version, origin.access)
             report.missing = missing_tables(maps, files)
+            report.left_out = left_out
+            report.unread = unread_tables(files, every)
             report.tables = staging.reports()
             stays = staging.stays(report)
         splits = pl.DataFrame(
             {"subject_id": subjects, "split": split_subjects(subjects, fractions, seed)}
         )
-        counts = _write_blocks(writer, staging.paths, splits, subjects_per_block)
+        counts = _write_blocks(writer, staging.paths, splits, subjects_per_block, hashes.values())
         splits = splits.join(counts.subjects, on="subject_id", how="semi")
         report.subjects = len(splits)
         report.events = int(counts.codes["count"].sum())
@@ -151,9 +152,10 @@ def ingest_mimic(
                     for name, file in files.items()
                 },
                 "missing": report.missing,
+                "left_out": report.left_out,
                 "split": {"fractions": list(fractions), "seed": seed},
             },
-            dataset={"dataset_name": "MIMIC-IV", "dataset_version": report.source_version},
+            dataset={"dataset_name": origin.name, "dataset_version": origin.version},
             report=report.to_dict(),
         )
     return report
@@ -308,13 +310,18 @@ class _Counts:
 
 
 def _write_blocks(
-    writer: StoreWriter, paths: Mapping[str, Path], splits: pl.DataFrame, size: int
+    writer: StoreWriter,
+    paths: Mapping[str, Path],
+    splits: pl.DataFrame,
+    size: int,
+    hashes: Collection[Future[str]],
 ) -> _Counts:
-    """Sort and write one block of neighbouring subjects after another."""
+    """Sort and write one block of neighbouring subjects after another, until a hash fails."""
     counts = _Counts()
     blocks = [splits[start : start + size] for start in range(0, len(splits), size)]
     staged = [path for path in paths.values() if pq.read_metadata(path).num_rows]
     for number, block in enumerate(track(blocks, "Writing shards")):
+        raise_failed(hashes)
         low, high = block["subject_id"][0], block["subject_id"][-1]
         parts = [
             pl.scan_parquet(path)
@@ -385,8 +392,13 @@ def _describe(
                 parts.list.get(index, null_on_oob=True).str.strip_chars().alias(key)
                 for key, index in dictionary.keys.items()
             )
+            # A key with several texts gets none: any choice would be wrong for the other rows.
+            text = pl.col(dictionary.text)
             found = keyed.join(
-                listed.unique(list(dictionary.keys), keep="first"), on=list(dictionary.keys)
+                listed.group_by(list(dictionary.keys)).agg(
+                    pl.when(text.n_unique() == 1).then(text.first())
+                ),
+                on=list(dictionary.keys),
             )
             described.append(
                 found.select(
@@ -423,52 +435,20 @@ def _parents(kind: str | None, found: pl.DataFrame) -> pl.Expr:
     return pl.concat_list(vocabulary + dotted)
 
 
-def _check_joins(files: Mapping[str, SourceFile], tables: Mapping[str, Table]) -> None:
+def _check_joins(
+    files: Mapping[str, SourceFile], tables: Mapping[str, Table], left_out: Sequence[str]
+) -> None:
     for name, table in tables.items():
         for other, join in table.join.items():
             if other not in tables and not join.optional:
+                hint = "is missing; add its folder to the sources"
+                for choice in left_out:
+                    if choice.endswith(f"/{other}"):
+                        hint = f"is left out; add {choice} to the chosen tables"
                 raise WardroundError(
                     f"{files[name].path} needs the table {other} (for {', '.join(join.take)}), "
-                    "which is missing; add its folder to the sources"
+                    f"which {hint}"
                 )
-
-
-def _release(files: Mapping[str, SourceFile], engine: Engine) -> str:
-    """The release, as far as the columns and years tell."""
-    header = set(files["admissions"].header) if "admissions" in files else set()
-    if "ethnicity" in header:
-        return "1.0"
-    if "anchor_year_group" in files["patients"].header:
-        groups = engine.read_columns(files["patients"], ["anchor_year_group"])
-        if groups.to_series().str.starts_with("2020").any():
-            return "3.1"
-    return "2.2"
-
-
-def _access(files: Mapping[str, SourceFile], subjects: pl.Series) -> str:
-    """How the data may be used, by what lies beside the patients: unknown is credentialed."""
-    root = files["patients"].root
-    if (root / "SYNTHETIC.json").is_file():
-        try:
-            json.loads((root / "SYNTHETIC.json").read_text())
-        except ValueError as error:
-            raise WardroundError(f"{root / 'SYNTHETIC.json'} is not JSON: {error}") from error
-        return "synthetic"
-    licence = root / "LICENSE.txt"
-    if licence.is_file() and "Open Data Commons" in licence.read_text(errors="replace"):
-        return "open"
-    return "open" if _is_demo(root / "demo_subject_id.csv", subjects) else "credentialed"
-
-
-def _is_demo(listing: Path, subjects: pl.Series) -> bool:
-    """Whether no subject is missing from the list that MIMIC-IV's open demo comes with.
-
-    A stray copy of that list does not make credentialed data open.
-    """
-    if not listing.is_file():
-        return False
-    listed = {line.strip() for line in listing.read_text(errors="replace").splitlines()}
-    return all(str(subject) in listed for subject in subjects)
 
 
 def _published(files: Mapping[str, SourceFile]) -> dict[str, str]:
@@ -479,6 +459,21 @@ def _published(files: Mapping[str, SourceFile]) -> dict[str, str]:
         for name, file in files.items()
     }
     return {name: digest for name, digest in found.items() if digest}
+
+
+@contextmanager
+def _hashing(
+    files: Mapping[str, SourceFile], published: Mapping[str, str]
+) -> Iterator[dict[str, Future[str]]]:
+    """The files' hashes, on their way while other work goes on; what fails drops the rest."""
+    hasher = ThreadPoolExecutor(1)
+    try:
+        yield {
+            name: hasher.submit(hash_file, file.path, published.get(name))
+            for name, file in files.items()
+        }
+    finally:
+        hasher.shutdown(cancel_futures=True)
 
 
 @contextmanager

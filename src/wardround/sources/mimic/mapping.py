@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from functools import cached_property
 from importlib.resources import files
 from typing import Any, Literal
@@ -17,6 +19,7 @@ MODULES = ("hosp", "ed", "icu")
 Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 #: Ids that a row may carry; tables without one have it null.
 ROW_IDS = ("hadm_id", "stay_id")
+Rule = Literal["first", "latest", "january_first"]
 _PART = re.compile(r"\{(\w+)(?:\|([^}]*))?\}")
 
 
@@ -76,9 +79,22 @@ class Join(_Strict):
     optional: bool = False
 
 
-class Died(_Strict):
+class Condition(_Strict):
+    """Holds for a row whose column, as text, is this."""
+
     column: str
     equals: str
+
+
+class Mend(_Strict):
+    """What becomes of an end that comes too early in rows with a known reason for it.
+
+    One that precedes `to` becomes `to`; one that precedes its start, and `to` does not help, the
+    start.
+    """
+
+    when: Condition
+    to: str
 
 
 class Stay(_Strict):
@@ -92,7 +108,7 @@ class Stay(_Strict):
     parent_id: str | None = None
     unit: str
     outcome: str
-    died: Died | None = None
+    died: Condition | None = None
     death_time: str | None = None
 
 
@@ -105,9 +121,14 @@ class Table(_Strict):
             the row. All other columns are text.
         ids, must: columns that must not be null (`ids` are integers, too).
         intervals: pairs of times; a row whose second precedes its first is rejected.
+        mend: ends of intervals that are mended instead, in some rows.
+        blanks: what stands for a missing value, by column.
         renamed: column names of older releases.
         optional: columns that some releases lack, read as null there.
-        derive: computed times.
+        derive: computed times: `first` of several that is there, `latest` of several that must
+            all be there, `january_first` of the year (first argument) minus an age (second).
+        unfiled: when an event is known whose `available` is missing: `at_time`, at its `time`;
+            `end_of_day`, at the end of that day; `never` leaves its available_time null.
         also: columns that no event of this table reads, but a join of another table does.
         hadm_id: false keeps the admission's id off the events.
     """
@@ -120,11 +141,14 @@ class Table(_Strict):
     ids: list[str] = []
     must: list[str] = []
     intervals: list[tuple[str, str]] = []
+    mend: dict[str, Mend] = {}
+    blanks: dict[str, str] = {}
     renamed: dict[str, str] = {}
     optional: list[str] = []
     join: dict[str, Join] = {}
     also: list[str] = []
-    derive: dict[str, dict[str, list[str]]] = {}
+    derive: dict[str, dict[Rule, list[str]]] = {}
+    unfiled: Literal["at_time", "end_of_day", "never"] = "never"
     stay: Stay | None = None
     hadm_id: bool = True
     events: dict[str, Event]
@@ -141,6 +165,7 @@ class Table(_Strict):
         named += [*self.times, *self.dates, *self.also, *(join.key for join in self.join.values())]
         for event in self.events.values():
             named += event.columns
+        named += [c for mend in self.mend.values() for c in (mend.when.column, mend.to)]
         for arguments in (a for rule in self.derive.values() for a in rule.values()):
             named += arguments
         if self.stay:
@@ -191,6 +216,48 @@ def load_maps() -> dict[str, Module]:
     return {
         name: load_map((folder / f"{name}.yaml").read_text(), f"{name}.yaml") for name in MODULES
     }
+
+
+def choose_tables(
+    maps: Mapping[str, Module], chosen: Sequence[str] | None
+) -> tuple[dict[str, Module], list[str]]:
+    """The maps with the chosen tables alone, dictionaries beside them, and what that leaves out.
+
+    Args:
+        maps: event maps by module.
+        chosen: modules (`hosp`) and tables (`hosp/labevents`); None takes all.
+
+    Raises:
+        WardroundError: a name that the maps do not have, or a required table left out.
+    """
+    every = {f"{name}/{table}": name for name, module in maps.items() for table in module.tables}
+    names = list(every if chosen is None else chosen)
+    for name in names:
+        if name not in every and name not in maps:
+            near = get_close_matches(name, every, 1, 0) or [""]
+            raise WardroundError(
+                f"there is no table {name!r} to choose; did you mean {near[0]}? A whole module "
+                f"({', '.join(maps)}) can be named, too"
+            )
+    taken = {table for table, module in every.items() if table in names or module in names}
+    for name, module in maps.items():
+        for table, declared in module.tables.items():
+            if declared.required and f"{name}/{table}" not in taken:
+                raise WardroundError(f"{name}/{table} is required; add it to the chosen tables")
+    kept = {
+        name: module.model_copy(
+            update={
+                "tables": {t: d for t, d in module.tables.items() if f"{name}/{t}" in taken},
+                "dictionaries": [
+                    d
+                    for d in module.dictionaries
+                    if d.table not in module.tables or f"{name}/{d.table}" in taken
+                ],
+            }
+        )
+        for name, module in maps.items()
+    }
+    return kept, [table for table in every if table not in taken]
 
 
 def _line_of(node: yaml.Node | None, path: tuple[int | str, ...]) -> int:

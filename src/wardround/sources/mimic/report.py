@@ -25,23 +25,53 @@ class TableReport:
         rows: in the file.
         kept: rows that gave events.
         empty: rows in order that say nothing an event could (every value missing).
+        mended: kept rows of which an end that preceded its start was mended.
         rejected: rows by reason; `rows = kept + empty + sum(rejected)`.
         first_row: for each reason, the first row of the file that has it (the header is row 1).
         events: events out, by their name in the map.
+        untimed: events that kept rows lack because their time is missing.
+        unfiled: events out of which it is not known when they could be read; the map's `unfiled`
+            says what holds for them.
     """
 
     file: str
     rows: int = 0
     kept: int = 0
     empty: int = 0
+    mended: int = 0
     rejected: dict[str, int] = field(default_factory=dict)
     first_row: dict[str, int] = field(default_factory=dict)
     events: dict[str, int] = field(default_factory=dict)
+    untimed: dict[str, int] = field(default_factory=dict)
+    unfiled: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def notes(self) -> list[str]:
+        """What is to be said of the table's rows and events."""
+        return [
+            *(
+                f"{rows:,} {reason} (first: row {self.first_row[reason]})"
+                for reason, rows in self.rejected.items()
+            ),
+            *([f"{self.mended:,} with a mended end"] if self.mended else []),
+            *(
+                f"{events:,} {name} not there for want of its time"
+                for name, events in self.untimed.items()
+            ),
+            *(f"{events:,} {name} without a store time" for name, events in self.unfiled.items()),
+        ]
 
 
 @dataclass
 class IngestReport:
-    """The ledger of an ingest, kept in the store as `ingest-report.json`."""
+    """The ledger of an ingest, kept in the store as `ingest-report.json`.
+
+    Attributes:
+        missing: tables and dictionaries that the source lacks.
+        left_out: tables that were not chosen.
+        unread: files of the source that no map reads.
+        changed_files: files that are not what their publisher lists.
+    """
 
     source: str
     source_version: str
@@ -52,6 +82,8 @@ class IngestReport:
     events: int = 0
     tables: dict[str, TableReport] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+    unread: list[str] = field(default_factory=list)
     changed_files: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
@@ -69,18 +101,27 @@ def count_rows(staged: Path, names: list[str], file: Path) -> TableReport:
     counts = (
         pl.scan_parquet(staged)
         .group_by("event", "reason")
-        .agg(pl.len(), pl.col("first").sum())
+        .agg(
+            pl.len(),
+            pl.col("first", "unfiled").sum(),
+            mended=(pl.col("first") & pl.col("mended")).sum(),
+        )
         .collect(engine="streaming")
     )
     report = TableReport(str(file))
-    for event, reason, rows, first in counts.sort("event", "reason").iter_rows():
+    for event, reason, rows, first, unfiled, mended in counts.sort("event", "reason").iter_rows():
         if reason is not None:
             report.rejected[reason] = rows
-        elif event < 0:
+        elif event == -1:
             report.empty += rows
+        elif event < 0:
+            report.untimed[names[-2 - event]] = rows
         else:
             report.events[names[event]] = rows
             report.kept += first
+            report.mended += mended
+            if unfiled:
+                report.unfiled[names[event]] = unfiled
     rejected = sum(report.rejected.values())
     report.rows = report.kept + report.empty + rejected
     if rejected > REJECTED_SHARE * report.rows:
@@ -107,7 +148,7 @@ def format_report(report: IngestReport) -> Table:
     table = Table(
         "Table",
         *("Rows", "Kept", "Empty", "Rejected", "Events"),
-        "Why",
+        "Notes",
         title=(
             f"{report.source} {report.source_version} ({report.access}): "
             f"{report.subjects:,} subjects, {report.events:,} events in {report.seconds:.1f} s"
@@ -117,13 +158,9 @@ def format_report(report: IngestReport) -> Table:
     for column in table.columns[1:6]:
         column.justify = "right"
     for name, ledger in report.tables.items():
-        why = "; ".join(
-            f"{rows:,} {reason} (first: row {ledger.first_row[reason]})"
-            for reason, rows in ledger.rejected.items()
-        )
         numbers = [ledger.rows, ledger.kept, ledger.empty, sum(ledger.rejected.values())]
         numbers.append(sum(ledger.events.values()))
-        table.add_row(name, *(f"{n:,}" for n in numbers), why)
+        table.add_row(name, *(f"{n:,}" for n in numbers), "; ".join(ledger.notes))
     return table
 
 
@@ -133,6 +170,10 @@ def _caption(report: IngestReport) -> str:
         lines.append(f"Stays listed again under the same id, left out: {report.duplicate_stays:,}")
     if report.missing:
         lines.append("Not in the source: " + ", ".join(report.missing))
+    if report.left_out:
+        lines.append("Left out by choice: " + ", ".join(report.left_out))
+    if report.unread:
+        lines.append("Not read, as no map has it: " + ", ".join(report.unread))
     if report.changed_files:
         lines.append("Differs from SHA256SUMS.txt: " + ", ".join(report.changed_files))
     return "\n".join(lines)

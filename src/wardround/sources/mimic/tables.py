@@ -74,6 +74,19 @@ def find_tables(sources: Sequence[Path], maps: Mapping[str, Module]) -> dict[str
     return found
 
 
+def unread_tables(found: Mapping[str, SourceFile], maps: Mapping[str, Module]) -> list[str]:
+    """Files beside the found tables that no map reads, such as `hosp/poe_detail`."""
+    known = {table for module in maps.values() for table in module.tables}
+    known |= {dictionary.table for module in maps.values() for dictionary in module.dictionaries}
+    folders = {file.path.parent: file.root for file in found.values()}
+    names = [
+        str(path.relative_to(root)).removesuffix(".gz").removesuffix(".csv")
+        for folder, root in folders.items()
+        for path in (*folder.glob("*.csv"), *folder.glob("*.csv.gz"))
+    ]
+    return sorted(name for name in names if name.rpartition("/")[2] not in known)
+
+
 def read_header(path: Path) -> tuple[str, ...]:
     """The column names of a CSV file, zipped or not.
 

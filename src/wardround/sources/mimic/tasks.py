@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterable
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from types import TracebackType
 from typing import Any, ParamSpec, TypeVar
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
+
+
+def raise_failed(futures: Iterable[Future[Any]]) -> None:
+    """Raise what the first future that has failed by now has raised."""
+    for future in futures:
+        if future.done():
+            future.result()
 
 
 class Tasks:
@@ -20,12 +27,16 @@ class Tasks:
     Args:
         workers: threads.
         stop: makes running tasks end soon.
+        beside: work elsewhere that is not waited for, but whose failure counts, too.
 
     Raises:
         Exception: on leaving or on the next `submit`, what the first failed task raised.
     """
 
-    def __init__(self, workers: int, stop: Callable[[], None]) -> None:
+    def __init__(
+        self, workers: int, stop: Callable[[], None], beside: Iterable[Future[Any]] = ()
+    ) -> None:
+        self._beside = list(beside)
         self._pool = ThreadPoolExecutor(workers)
         self._stop = stop
         self._futures: list[Future[Any]] = []
@@ -37,7 +48,7 @@ class Tasks:
         **options: Arguments.kwargs,
     ) -> Future[Result]:
         """Queue a call. It may wait for tasks queued before it, not for later ones."""
-        self._raise_failed()
+        raise_failed([*self._futures, *self._beside])
         future = self._pool.submit(work, *arguments, **options)
         self._futures.append(future)
         return future
@@ -54,16 +65,14 @@ class Tasks:
         ended = False
         try:
             if error is None:
-                wait(self._futures, return_when=FIRST_EXCEPTION)
-                self._raise_failed()
+                while waiting := [future for future in self._futures if not future.done()]:
+                    beside = [future for future in self._beside if not future.done()]
+                    wait([*waiting, *beside], return_when=FIRST_COMPLETED)
+                    raise_failed([*self._futures, *self._beside])
+                raise_failed([*self._futures, *self._beside])
                 ended = True
         finally:
             if not ended:
                 self._pool.shutdown(wait=False, cancel_futures=True)
                 self._stop()
             self._pool.shutdown()
-
-    def _raise_failed(self) -> None:
-        for future in self._futures:
-            if future.done():
-                future.result()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -94,6 +95,8 @@ class EdTriage:
         ]
         for task, model, build in track(work, "Models"):
             _stage(fitted, task, model, config, workdir, build)
+        with suppress(OSError):  # none was begun, or one is left to look at
+            (workdir.path / "checkpoints").rmdir()
         return fitted
 
     def evaluate(
