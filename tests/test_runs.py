@@ -16,6 +16,7 @@ import polars as pl
 import pytest
 import yaml
 
+from wardround import __version__
 from wardround.errors import WardroundError
 from wardround.evaluation import (
     FlowStep,
@@ -26,9 +27,9 @@ from wardround.evaluation import (
     TaskResult,
     evaluate_binary,
 )
-from wardround.runs import load_results, run_system, write_report
+from wardround.runs import _package_versions, load_results, run_system, write_report
 from wardround.store import PatientStore
-from wardround.system import Card, Evaluation, System, SystemConfig
+from wardround.system import Card, Evaluation, System, SystemConfig, load_system
 from wardround.workdir import Workdir
 
 DAY = datetime(2150, 1, 1)
@@ -146,6 +147,20 @@ def test_a_run_is_made_once_then_found_and_made_anew_on_request(store, tmp_path)
     assert system.calls == ["prepare", "fit", "evaluate"] * 2
     assert numbers(fresh.path) == numbers(first.path), "same seed, same metrics"
     assert run_system(system, store, config, runs).path == fresh.path, "the newest is found"
+
+
+def test_what_a_run_is_depends_on_its_package_and_not_on_threads(store, tmp_path, monkeypatch):
+    system, runs = OddIds(), tmp_path / "runs"
+    first = run_system(system, store, OddIdsConfig.build("tiny"), runs)
+    threaded = run_system(system, store, OddIdsConfig.build("tiny", ["threads=2"]), runs)
+    assert (threaded.path, threaded.origin) == (first.path, "found")
+    # The system comes in another release of its package: its numbers may be others.
+    monkeypatch.setattr("wardround.runs._package_versions", lambda system: ["odd 2.0"])
+    assert run_system(system, store, OddIdsConfig.build("tiny"), runs).origin == "new"
+
+
+def test_a_system_is_known_by_the_package_that_it_comes_in():
+    assert _package_versions(load_system("ed-triage")) == [f"wardround {__version__}"]
 
 
 def test_the_folder_tells_how_the_run_came_about(store, tmp_path):

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.metadata import PackageNotFoundError, packages_distributions, requires, version
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +88,8 @@ def run_system(
         {
             "system": name,
             "version": __version__,
-            "config": config.model_dump(mode="json"),
+            "package": _package_versions(system),
+            "config": config.model_dump(mode="json", exclude={"threads"}),
             "store": store.fingerprint,
         }
     )
@@ -189,6 +190,12 @@ def environment() -> dict[str, Any]:
         "memory_gb": round(psutil.virtual_memory().total / 2**30, 1),
         "packages": packages,
     }
+
+
+def _package_versions(system: System) -> list[str]:
+    """Versions of the distributions that a system's code comes in."""
+    package = type(system).__module__.partition(".")[0]
+    return [f"{name} {version(name)}" for name in packages_distributions().get(package, [])]
 
 
 def _find(folder: Path, identity: str) -> Path | None:
