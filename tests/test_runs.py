@@ -27,9 +27,9 @@ from wardround.evaluation import (
     TaskResult,
     evaluate_binary,
 )
-from wardround.runs import _package_versions, load_results, run_system, write_report
+from wardround.runs import _release_of, load_results, run_system, write_report
 from wardround.store import PatientStore
-from wardround.system import Card, Evaluation, System, SystemConfig, load_system
+from wardround.system import Card, Evaluation, System, SystemConfig
 from wardround.workdir import Workdir
 
 DAY = datetime(2150, 1, 1)
@@ -155,12 +155,13 @@ def test_what_a_run_is_depends_on_its_package_and_not_on_threads(store, tmp_path
     threaded = run_system(system, store, OddIdsConfig.build("tiny", ["threads=2"]), runs)
     assert (threaded.path, threaded.origin) == (first.path, "found")
     # The system comes in another release of its package: its numbers may be others.
-    monkeypatch.setattr("wardround.runs._package_versions", lambda system: ["odd 2.0"])
+    monkeypatch.setattr("wardround.runs._release_of", lambda name: "odd 2.0")
     assert run_system(system, store, OddIdsConfig.build("tiny"), runs).origin == "new"
 
 
 def test_a_system_is_known_by_the_package_that_it_comes_in():
-    assert _package_versions(load_system("ed-triage")) == [f"wardround {__version__}"]
+    assert _release_of("ed-triage") == f"wardround {__version__}"
+    assert _release_of("odd-ids") is None, "not installed"
 
 
 def test_the_folder_tells_how_the_run_came_about(store, tmp_path):

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, packages_distributions, requires, version
+from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from wardround.evaluation import Results, StageTiming
 from wardround.reports import render_report
 from wardround.store import PatientStore, atomic_write
 from wardround.store.atomic import remove
-from wardround.system import System, SystemConfig
+from wardround.system import System, SystemConfig, available_systems
 from wardround.workdir import Workdir, fingerprint_of
 
 log = logging.getLogger("wardround")
@@ -88,7 +88,7 @@ def run_system(
         {
             "system": name,
             "version": __version__,
-            "package": _package_versions(system),
+            "package": _release_of(name),
             "config": config.model_dump(mode="json", exclude={"threads"}),
             "store": store.fingerprint,
         }
@@ -192,10 +192,10 @@ def environment() -> dict[str, Any]:
     }
 
 
-def _package_versions(system: System) -> list[str]:
-    """Versions of the distributions that a system's code comes in."""
-    package = type(system).__module__.partition(".")[0]
-    return [f"{name} {version(name)}" for name in packages_distributions().get(package, [])]
+def _release_of(name: str) -> str | None:
+    """The distribution that an installed system comes in, with its version."""
+    point = available_systems().get(name)
+    return f"{point.dist.name} {point.dist.version}" if point and point.dist else None
 
 
 def _find(folder: Path, identity: str) -> Path | None:
