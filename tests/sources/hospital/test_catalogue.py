@@ -13,17 +13,16 @@ import yaml
 from wardround.errors import WardroundError
 from wardround.sources.hospital.catalogue import VITALS, load_catalogue, parse_catalogue
 from wardround.sources.hospital.chunk import Chunk
-from wardround.sources.hospital.dictionaries import LABS
 from wardround.sources.hospital.ed import write_ed
 from wardround.sources.hospital.files import TableFiles
 from wardround.sources.hospital.hosp import write_hosp
 from wardround.sources.hospital.icu import write_icu
 from wardround.sources.hospital.laboratory import write_laboratory
-from wardround.sources.hospital.measure import shifts
 
 CHRONIC = {
     "name": "gout",
     "prevalence": 0.1,
+    "onset": 0.01,
     "per_decade": 0.2,
     "hospital": 0.1,
     "critical": 0.0,
@@ -35,18 +34,27 @@ ACUTE = {
     "name": "gout_attack",
     "weight": 1.0,
     "severity": -0.5,
+    "recovery": 0.3,
     "unit": "Medicine",
     "icd9": ["27401"],
     "icd10": ["M10071"],
     "phrases": ["Foot pain", "Podagra"],
 }
+COURSE = {
+    "recovered": -1.0,
+    "spread": 0.3,
+    "death_rise": 1.0,
+    "death_hours": 24,
+    "icu_rise": 1.0,
+    "icu_hours": 24,
+}
 
 
 def catalogue_of(chronic: list[dict[str, Any]], acute: list[dict[str, Any]]) -> str:
-    return yaml.safe_dump({"chronic": chronic, "acute": acute})
+    return yaml.safe_dump({"course": COURSE, "chronic": chronic, "acute": acute})
 
 
-def packaged() -> dict[str, list[dict[str, Any]]]:
+def packaged() -> dict[str, Any]:
     path = package_files("wardround.sources.hospital") / "catalogue.yaml"
     return yaml.safe_load(path.read_text())
 
@@ -66,7 +74,11 @@ def packaged() -> dict[str, list[dict[str, Any]]]:
         ({}, {"name": "gout"}, "gout is listed twice"),
         ({"prevalence": -0.1}, {}, "chronic: gout: prevalence: Input should be greater than 0"),
         ({"prevalence": 1.0}, {}, "chronic: gout: prevalence: Input should be less than 1"),
-        ({}, {"weight": 0}, "acute: gout_attack: weight: Input should be greater than 0"),
+        ({"onset": 0}, {}, "chronic: gout: onset: Input should be greater than 0"),
+        ({}, {"recovery": -1}, "acute: gout_attack: recovery: Input should be greater than 0"),
+        ({}, {"weight": -1}, "acute: gout_attack: weight: Input should be greater than or .* 0"),
+        ({}, {"weight": 0}, "no acute condition has a weight above 0: nobody would visit"),
+        ({"drugs": ["Uricase"]}, {}, "gout: no such drug in formulary.csv: 'Uricase'"),
         ({"icd10": []}, {}, "chronic: gout: icd10: List should have at least 1 item .*"),
         ({}, {"smell": "sweet"}, "acute: gout_attack: smell: Extra inputs are not permitted"),
         ({"name": None}, {}, "chronic: None: name: Input should be a valid string"),
@@ -98,8 +110,8 @@ def test_a_condition_without_a_name_is_numbered() -> None:
         ("chronic: [", r"while parsing a flow node .* line 1, column 11"),
         ("", "Input should be a valid dictionary"),
         ("- gout", "Input should be a valid dictionary"),
-        ("chronic: []", "chronic: List should have at least 1 item"),
-        ("chronic: 3", "chronic: Input should be a valid list"),
+        ("{course: 3}", "course: Input should be a valid dictionary"),
+        ("{course: {spread: -1}}", "course: recovered: Field required"),
     ],
 )
 def test_a_text_that_is_no_catalogue(text: str, message: str) -> None:
@@ -116,14 +128,14 @@ def test_a_new_condition_needs_no_code(tmp_path: Any) -> None:
         ACUTE | shows | {"risk": {"gout": 3.0}, "procedures10": ["0S9M3ZX"], "infection": True}
     )
     catalogue = parse_catalogue(yaml.safe_dump(content))
-    chunk = Chunk.draw(catalogue, seed=3, number=0, count=500)
-    has = chunk.chronic[:, -1]
+    chunk = Chunk.draw(catalogue, seed=3, number=0, count=1_000)
+    has = chunk.encounters.chronic[:, -1]
     comes = chunk.encounters.acute == len(catalogue.acute) - 1
     assert has.sum() > 20 and comes[has].mean() > 4 * comes[~has].mean() > 0
-    obese = chunk.chronic[:, [c.name for c in catalogue.chronic].index("obesity")]
+    obese = chunk.encounters.chronic[:, [c.name for c in catalogue.chronic].index("obesity")]
     assert has[obese].mean() > 1.5 * has[~obese].mean()
-    moved = shifts(catalogue, chunk.patients, chunk.encounters, "labs", list(LABS))
-    moved = moved[:, list(LABS).index("creatinine")]
+    everything = np.arange(len(chunk))
+    moved = chunk.shifts(everything, chunk.encounters.severity, "labs", ["creatinine"])[:, 0]
     severe = chunk.encounters.severity > 0
     assert moved[comes & severe].mean() > moved[~comes & severe].mean() + 1
     with TableFiles(tmp_path) as out:
@@ -163,10 +175,10 @@ def test_conditions_show_with_their_severity() -> None:
     catalogue = load_catalogue()
     chunk = Chunk.draw(catalogue, seed=0, number=0, count=500)
     e = chunk.encounters
-    moved = shifts(catalogue, chunk.patients, e, "vitals", ["o2sat"])[:, 0]
+    moved = chunk.shifts(np.arange(len(chunk)), e.severity, "vitals", ["o2sat"])[:, 0]
     chronic = np.array([c.vitals.get("o2sat", 0.0) for c in catalogue.chronic])
     acute = np.array([a.vitals.get("o2sat", 0.0) for a in catalogue.acute])
     for row in np.flatnonzero(acute[e.acute] != 0)[:50]:
         weight = min(max(e.severity[row] + 1, 0), 3)
-        expected = chunk.chronic[row] @ chronic + weight * acute[e.acute[row]]
+        expected = e.chronic[row] @ chronic + weight * acute[e.acute[row]]
         assert moved[row] == pytest.approx(expected)

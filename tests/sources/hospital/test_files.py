@@ -15,8 +15,10 @@ import pytest
 
 from wardround.ontology.tables import code_table
 from wardround.sources.hospital.catalogue import load_catalogue
-from wardround.sources.hospital.dictionaries import LABS, RARE_DRUGS, RARE_LABS
+from wardround.sources.hospital.codes import rare_chronic
+from wardround.sources.hospital.dictionaries import LABS, RARE_CHARTS, RARE_LABS
 from wardround.sources.hospital.files import TableFiles, columns
+from wardround.sources.hospital.formulary import formulary
 
 Table = Callable[[str], pl.DataFrame]
 
@@ -221,8 +223,14 @@ def test_patients_move_without_a_gap(table: Table) -> None:
 )
 def test_events_of_a_unit_lie_within_its_stays(name: str, column: str, table: Table) -> None:
     stays = table("ed/edstays" if of_ed(name) else "icu/icustays")
-    joined = table(name).join(stays.select("stay_id", "intime", "outtime"), on="stay_id")
-    assert joined.filter(~pl.col(column).is_between("intime", "outtime")).is_empty()
+    joined = table(name).join(stays.select("stay_id", "hadm_id", "intime", "outtime"), on="stay_id")
+    outside = joined.filter(~pl.col(column).is_between("intime", "outtime"))
+    if name == "icu/chartevents":  # minutes after death, which ends the stay
+        died = table("hosp/admissions").drop_nulls("deathtime").select("hadm_id", "deathtime")
+        outside = outside.join(died, on="hadm_id", how="left").filter(
+            ~pl.col(column).is_between("deathtime", pl.col("deathtime") + timedelta(minutes=20))
+        )
+    assert outside.is_empty()
 
 
 def test_results_are_stored_after_they_are_drawn(table: Table) -> None:
@@ -300,11 +308,12 @@ def test_rows_are_duplicated(table: Table) -> None:
         assert 0.0005 < extra / len(rows) < 0.003
 
 
-def test_events_after_death_by_minutes(table: Table) -> None:
+@pytest.mark.parametrize("name", ["hosp/labevents", "hosp/emar", "icu/chartevents"])
+def test_events_after_death_by_minutes(name: str, table: Table) -> None:
     died = table("hosp/admissions").drop_nulls("deathtime").select("hadm_id", "deathtime")
-    labs = table("hosp/labevents").join(died, on="hadm_id")
-    late = labs.filter(pl.col("charttime") > pl.col("deathtime"))
-    assert late["hadm_id"].n_unique() > 0.1 * len(died)
+    rows = table(name).select("hadm_id", "charttime").join(died, on="hadm_id")
+    late = rows.filter(pl.col("charttime") > pl.col("deathtime"))
+    assert late["hadm_id"].n_unique() > 0.1 * rows["hadm_id"].n_unique()
     assert (late["charttime"] - late["deathtime"]).max() < timedelta(hours=1)
 
 
@@ -402,14 +411,146 @@ def test_diagnoses_have_a_long_tail(table: Table) -> None:
         assert -2 < slope < -1, "between Zipf's law and a little steeper"
 
 
-def test_rare_drugs_and_tests_get_rarer_by_rank(table: Table) -> None:
+def test_rare_drugs_tests_and_charts_get_rarer_by_rank(table: Table, chunks: list[Any]) -> None:
     drugs = dict(table("hosp/prescriptions")["drug"].value_counts().iter_rows())
     labs = dict(table("hosp/labevents")["itemid"].value_counts().iter_rows())
-    for counts in ([drugs[d] for d in RARE_DRUGS], [labs[lab.itemid] for lab in RARE_LABS]):
-        rank = np.arange(1, len(counts) + 1)
-        slope = np.polyfit(np.log(rank), np.log(counts), 1)[0]
-        assert -1.2 < slope < -0.6
-        assert max(counts) == counts[0] > 5 * counts[-1] > 0
+    charts = dict(table("icu/chartevents")["itemid"].value_counts().iter_rows())
+    for counts in (
+        [drugs.get(name, 0) for name in chunks[0].rare_drugs],
+        [labs.get(lab.itemid, 0) for lab in RARE_LABS],
+        [charts.get(chart.itemid, 0) for chart in RARE_CHARTS],
+    ):
+        often = counts[:60]
+        rank = np.arange(1, len(often) + 1)
+        slope = np.polyfit(np.log(rank), np.log(often), 1)[0]
+        assert -1.2 < slope < -0.5
+        assert max(counts) == counts[0] > 15 * np.mean(counts[-20:]) > 0
+
+
+def test_the_formulary_is_long_and_numbered(table: Table) -> None:
+    products = formulary().products
+    assert len(products.select("drug", "route", "form", "strength").unique()) == len(products)
+    assert len(products) >= 1_000 and len(formulary().drugs) >= 500
+    assert products["gsn"].is_unique().all() and products["ndc"].is_unique().all()
+    assert products["gsn"].str.contains(r"^\d{6}$").all()
+    assert products["ndc"].str.contains(r"^\d{11}$").all()
+    assert products.null_count().sum_horizontal().item() == 0
+    ordered = table("hosp/prescriptions").select(
+        "drug", "route", "prod_strength", "gsn", pl.col("ndc").cast(pl.Int64)
+    )
+    known = products.select(
+        "drug",
+        "route",
+        pl.col("gsn").cast(pl.Int64),
+        pl.col("ndc").cast(pl.Int64),
+        prod_strength=pl.format("{} {}", "strength", "form"),
+    )
+    assert ordered.join(known, on=known.columns, how="anti").is_empty()
+    assert ordered.n_unique() > 600, "of 3,000 patients"
+
+
+def test_a_patients_drug_is_the_same_product_everywhere(table: Table) -> None:
+    used = [
+        table(name).select("subject_id", pl.col(column).alias("drug"), "gsn").drop_nulls()
+        for name, column in (("hosp/prescriptions", "drug"), ("ed/medrecon", "name"))
+    ]
+    assert used[0].group_by("subject_id", "drug").agg(pl.col("gsn").n_unique())["gsn"].max() == 1
+    both = used[0].unique().join(used[1].unique(), on=["subject_id", "drug"])
+    assert len(both) > 1_000 and (both["gsn"] == both["gsn_right"]).all()
+
+
+def test_there_are_many_items(table: Table) -> None:
+    assert len(table("hosp/d_labitems")) >= 150
+    assert table("hosp/d_labitems")["fluid"].n_unique() > 3
+    fluid = dict(table("hosp/d_labitems").select("itemid", "fluid").iter_rows())
+    drawn = table("hosp/labevents").with_columns(
+        fluid=pl.col("itemid").replace_strict(fluid, return_dtype=pl.String)
+    )
+    assert drawn.group_by("specimen_id").agg(pl.col("fluid").n_unique())["fluid"].max() == 1
+    charted = table("icu/d_items").filter(linksto="chartevents")["itemid"]
+    assert len(charted) >= 100
+    assert table("icu/chartevents")["itemid"].n_unique() > 100
+
+
+def test_rare_diagnoses_stay_with_a_patient(table: Table) -> None:
+    """A rare code of one admission is far likelier in the patient's next than in another's."""
+    nine, ten = rare_chronic()
+    same = dict(zip(nine, ten, strict=True))
+    coded = (
+        table("hosp/diagnoses_icd")
+        .join(table("hosp/admissions").select("hadm_id", "admittime"), on="hadm_id")
+        .with_columns(code=pl.col("icd_code").replace(same))
+        .filter(pl.col("code").is_in(ten.tolist()))
+    )
+    common = coded["code"].value_counts(sort=True)["code"].head(50)
+    rare = coded.filter(~pl.col("code").is_in(common.to_list()))
+    stays = (
+        table("hosp/admissions")
+        .sort("admittime")
+        .with_columns(following=pl.col("hadm_id").shift(-1).over("subject_id"))
+    )
+    follows = rare.join(stays.select("hadm_id", "following").drop_nulls(), on="hadm_id")
+    again = follows.join(
+        rare.select(pl.col("hadm_id").alias("following"), "code"),
+        on=["following", "code"],
+        how="semi",
+    )
+    assert len(follows) > 500 and 0.25 < len(again) / len(follows) < 0.9
+
+
+def test_procedures_have_a_long_tail(table: Table) -> None:
+    done = table("hosp/procedures_icd")
+    counts = done.group_by("icd_version", "icd_code").len()
+    assert len(counts) > 250 and (counts["len"] == 1).mean() > 0.2
+    titles = table("hosp/d_icd_procedures")
+    for version in (9, 10):
+        known = code_table(version, "procedure").rename({"code": "icd_code"})
+        ours = titles.filter(icd_version=version).join(known, on="icd_code")
+        assert (ours["long_title"] == ours["title"]).all() and len(ours) > 450
+
+
+# Small things.
+
+
+def test_planned_admissions_have_a_planned_reason(table: Table, chunks: list[Any]) -> None:
+    planned = [c for c in load_catalogue().acute if c.elective]
+    assert len(planned) >= 10
+    main = table("hosp/diagnoses_icd").filter(seq_num=1)
+    kinds = table("hosp/admissions").select("hadm_id", "admission_type")
+    elective = main.join(
+        kinds.filter(pl.col("admission_type").is_in(["ELECTIVE", "SURGICAL SAME DAY ADMISSION"])),
+        on="hadm_id",
+    )
+    own = {code for c in planned for code in [*c.icd9, *c.icd10]}
+    assert len(elective) > 500 and elective["icd_code"].is_in(sorted(own)).all()
+    for chunk in chunks:
+        reasons = np.array([c.weight for c in load_catalogue().acute])
+        assert (reasons[chunk.encounters.acute[chunk.visit]] > 0).all()
+
+
+def test_every_visit_is_a_transfer(table: Table) -> None:
+    visits = table("ed/edstays").select("subject_id", "hadm_id", "stay_id", "intime", "outtime")
+    moves = table("hosp/transfers").filter(eventtype="ED").rename({"transfer_id": "stay_id"})
+    assert visits.sort("stay_id").equals(moves.select(visits.columns).sort("stay_id"))
+
+
+def test_orders_of_the_icu_are_told_apart(table: Table) -> None:
+    orders = pl.concat(
+        table(name).select("orderid") for name in ("icu/inputevents", "icu/procedureevents")
+    )
+    assert orders["orderid"].is_unique().all()
+    mixed = table("icu/ingredientevents").join(table("icu/inputevents"), on=["orderid", "stay_id"])
+    assert len(mixed) == len(table("icu/ingredientevents"))
+
+
+def test_vital_signs_are_as_precise_as_nurses_write_them(table: Table) -> None:
+    for name in ("ed/triage", "ed/vitalsign"):
+        signs = table(name)
+        for sign in ("heartrate", "resprate", "o2sat", "sbp", "dbp"):
+            values = signs[sign].drop_nulls().cast(pl.Float64)
+            assert (values == values.round()).all(), (name, sign)
+        tenths = signs["temperature"].drop_nulls() * 10
+        assert np.allclose(tenths, tenths.round())
 
 
 # Writing.

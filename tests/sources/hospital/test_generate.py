@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+from functools import cached_property
 from pathlib import Path
 
 import polars as pl
@@ -14,7 +15,8 @@ from wardround.errors import WardroundError
 from wardround.sources.hospital import chunk as chunk_module
 from wardround.sources.hospital import generate as generate_module
 from wardround.sources.hospital import generate_hospital
-from wardround.sources.hospital.files import columns
+from wardround.sources.hospital.chunk import Chunk
+from wardround.sources.hospital.files import TableFiles, columns
 
 
 @pytest.fixture
@@ -78,6 +80,37 @@ def test_the_first_chunks_are_the_same_in_a_larger_hospital(
             pl.read_parquet(tmp_path / size / "oracle" / path.name) for size in ("small", "large")
         )
         assert len(large) > len(small) and large.head(len(small)).equals(small)
+
+
+def bells(chunk: Chunk, out: TableFiles) -> None:
+    """Another modality: it looks at all that the simulator knows, and draws."""
+    for name in dir(Chunk):
+        if isinstance(getattr(Chunk, name), cached_property):
+            getattr(chunk, name)
+    chunk.rng("bells").random(1_000)
+    out.write("hosp/provider", pl.DataFrame({"provider_id": ["bell"]}))
+
+
+@pytest.mark.parametrize("place", range(5))
+def test_a_writer_more_or_less_changes_no_other_file(
+    place: int, tmp_path: Path, chunk_size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writers = generate_module.WRITERS
+    generate_hospital(tmp_path / "all", patients=45, seed=4)
+    whole = digests(tmp_path / "all")
+    monkeypatch.setattr(generate_module, "WRITERS", (*writers[:place], bells, *writers[place:]))
+    generate_hospital(tmp_path / "more", patients=45, seed=4)
+    more = digests(tmp_path / "more")
+    changed = {name for name in whole if more[name] != whole[name]}
+    assert changed == {"hosp/provider.csv.gz", "SYNTHETIC.json"}
+    monkeypatch.setattr(generate_module, "WRITERS", (*writers[:place], *writers[place + 1 :]))
+    generate_hospital(tmp_path / "less", patients=45, seed=4)
+    less = digests(tmp_path / "less")
+    for name in columns():
+        written = len(rows(tmp_path / "less", name)) > 1
+        assert not written or less[f"{name}.csv.gz"] == whole[f"{name}.csv.gz"], name
+    assert less["oracle/patients.parquet"] == whole["oracle/patients.parquet"]
+    assert less["oracle/visits.parquet"] == whole["oracle/visits.parquet"]
 
 
 @pytest.mark.parametrize("patients", [1, 2, 3, 21])
@@ -148,7 +181,7 @@ def test_nothing_is_left_when_it_fails(
     def fail(*_: object) -> None:
         raise RuntimeError("disk full")
 
-    monkeypatch.setattr(generate_module, "write_ed", fail)
+    monkeypatch.setattr(generate_module, "WRITERS", (*generate_module.WRITERS, fail))
     with pytest.raises(RuntimeError, match="disk full"):
         generate_hospital(tmp_path / "h", patients=5)
     assert list(tmp_path.iterdir()) == []

@@ -11,6 +11,7 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 
 from wardround.evaluation import auroc
 from wardround.sources.hospital import oracle as oracle_module
+from wardround.sources.hospital.catalogue import load_catalogue
 from wardround.sources.hospital.chunk import Chunk
 
 Table = Callable[[str], pl.DataFrame]
@@ -74,7 +75,7 @@ def test_calibrated_in_the_files(outcome: str, risk: str, oracle: Table, table: 
 
 @pytest.mark.parametrize(
     ("outcome", "low", "high"),
-    [("hospitalised", 0.87, 0.93), ("critical", 0.85, 0.91), ("returned", 0.64, 0.74)],
+    [("hospitalised", 0.90, 0.96), ("critical", 0.88, 0.95), ("returned", 0.68, 0.78)],
 )
 def test_discriminates(outcome: str, low: float, high: float, risks: pl.DataFrame) -> None:
     known = risks.drop_nulls(RISKS[outcome])
@@ -142,6 +143,15 @@ def test_edge_cases_are_labelled(oracle: Table, table: Table) -> None:
 def test_states_are_every_patients(oracle: Table, table: Table) -> None:
     states = oracle("patients")
     assert states["subject_id"].to_list() == table("hosp/patients")["subject_id"].to_list()
+    assert states.columns[:4] == ["subject_id", "frailty", "observed_from", "observed_to"]
+    assert states.columns[4:] == [c.name for c in load_catalogue().chronic]
+    died = states.join(table("hosp/patients").select("subject_id", "dod"), on="subject_id")
+    for name in states.columns[4:]:
+        onset = states[name]
+        assert onset.dtype == states["observed_from"].dtype and onset.null_count() > 0
+        assert (onset < states["observed_to"]).all(), "null where it never began"
+        assert (died[name].dt.date() <= died["dod"]).all()
+        assert (onset < states["observed_from"]).any() and (onset > states["observed_from"]).any()
     assert abs(states["frailty"].mean()) < 0.1 and states["frailty"].std() == pytest.approx(
         1, abs=0.1
     )

@@ -43,6 +43,7 @@ class Chronic(Condition):
     """A condition that a patient has or has not; `bmi` is added to the body-mass index (kg/m2)."""
 
     prevalence: float = Field(gt=0, lt=1)
+    onset: float = Field(gt=0, lt=1)
     per_decade: float
     hospital: float
     critical: float
@@ -51,25 +52,56 @@ class Chronic(Condition):
 
 
 class Acute(Condition):
-    """A reason for a visit; cultures of an `infection` are taken, and may grow."""
+    """A reason for a visit, or for a planned admission.
 
-    weight: float = Field(gt=0)
+    Attributes:
+        weight, elective: how frequent it is among the one and the other.
+        infection: cultures are taken, and may grow.
+    """
+
+    weight: float = Field(ge=0)
+    elective: float = Field(default=0.0, ge=0)
     severity: float
+    recovery: float = Field(gt=0)
     unit: str
     infection: bool = False
+
+
+class Course(BaseModel):
+    """How severity changes within a stay.
+
+    Attributes:
+        recovered: the severity that survivors tend to.
+        spread: standard deviation of the logarithm of a patient's pace of recovery.
+        death_rise, death_hours: how much, and for how long, severity rises before a death.
+        icu_rise, icu_hours: the same before a late transfer to the ICU.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    recovered: float
+    spread: float = Field(ge=0)
+    death_rise: float = Field(ge=0)
+    death_hours: float = Field(gt=0)
+    icu_rise: float = Field(ge=0)
+    icu_hours: float = Field(gt=0)
 
 
 class Catalogue(BaseModel):
     """All conditions; chronic ones may raise the risk of those listed after them."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+    course: Course
     chronic: list[Chronic] = Field(min_length=1)
     acute: list[Acute] = Field(min_length=1)
 
     @model_validator(mode="after")
     def _names(self) -> Self:
         from wardround.sources.hospital.dictionaries import LABS
+        from wardround.sources.hospital.formulary import formulary
 
+        sold = set(formulary().drugs)
+        if not any(condition.weight for condition in self.acute):
+            raise ValueError("no acute condition has a weight above 0: nobody would visit")
         seen: list[str] = []
         chronic = {condition.name for condition in self.chronic}
         for condition in [*self.chronic, *self.acute]:
@@ -83,6 +115,9 @@ class Catalogue(BaseModel):
             wrong += [name for name in condition.vitals if name not in VITALS]
             if wrong:
                 raise ValueError(f"{condition.name}: no such lab or vital sign: {wrong[0]!r}")
+            missing = [drug for drug in condition.drugs if drug not in sold]
+            if missing:
+                raise ValueError(f"{condition.name}: no such drug in formulary.csv: {missing[0]!r}")
             if condition.name in seen:
                 raise ValueError(f"{condition.name} is listed twice")
             seen.append(condition.name)

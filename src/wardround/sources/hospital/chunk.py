@@ -11,21 +11,27 @@ import numpy as np
 import polars as pl
 
 from wardround.sources.hospital.catalogue import VITALS, Catalogue, Condition
-from wardround.sources.hospital.dictionaries import ICU_UNITS
+from wardround.sources.hospital.codes import rare_chronic
+from wardround.sources.hospital.course import severity_at
+from wardround.sources.hospital.dictionaries import ICU_UNITS, WARD_DRUGS
 from wardround.sources.hospital.encounters import (
     HOUR,
     SHARED_ADMISSION,
     Encounters,
     draw_encounters,
 )
+from wardround.sources.hospital.formulary import formulary
 from wardround.sources.hospital.measure import BETWEEN, shifts
-from wardround.sources.hospital.population import ICD10_FROM, Patients, draw_patients
+from wardround.sources.hospital.population import ICD10_FROM, YEAR, Patients, draw_patients
 
 #: Patients simulated at a time, and the ids that each chunk may use up for its encounters.
 CHUNK = 2_000
 ENCOUNTERS = 40_000
+#: Rare conditions a patient, on average.
+RARE_EACH = 1.2
 #: Where a ward has no beds of that name, patients lie here before and after the ICU.
 WARD_OF = {
+    "Cardiac Vascular Intensive Care Unit (CVICU)": "Cardiac Surgery",
     "Coronary Care Unit (CCU)": "Medicine/Cardiology",
     "Medical Intensive Care Unit (MICU)": "Medicine",
     "Trauma SICU (TSICU)": "Med/Surg/Trauma",
@@ -36,7 +42,6 @@ WARD_OF = {
 class Chunk:
     """Patients, their encounters, and the ids that both go by. Arrays follow the encounters."""
 
-    rng: np.random.Generator
     catalogue: Catalogue
     seed: int
     number: int
@@ -46,19 +51,22 @@ class Chunk:
     @classmethod
     def draw(cls, catalogue: Catalogue, seed: int, number: int, count: int) -> Chunk:
         """Simulate chunk `number`; it depends on nothing but seed and number."""
-        rng = np.random.default_rng((seed, number))
-        patients = draw_patients(rng, catalogue, number * CHUNK, count)
-        encounters = draw_encounters(rng, catalogue, patients)
+        population, course = (generator(seed, number, of) for of in ("population", "encounters"))
+        patients = draw_patients(population, catalogue, number * CHUNK, count)
+        encounters = draw_encounters(course, catalogue, patients)
         if len(encounters) > ENCOUNTERS:
             raise RuntimeError(f"chunk {number} has more encounters than ids")
-        return cls(rng, catalogue, seed, number, patients, encounters)
+        return cls(catalogue, seed, number, patients, encounters)
 
     def __len__(self) -> int:
         return len(self.encounters)
 
-    def own_rng(self, purpose: int) -> np.random.Generator:
-        """A generator apart from `rng`, for what the table of that number alone draws."""
-        return np.random.default_rng((self.seed, self.number, purpose))
+    def rng(self, part: str) -> np.random.Generator:
+        """A generator that `part`, a table by its name or a latent state, alone draws from.
+
+        It starts anew at every call: what one part draws changes nothing in another.
+        """
+        return generator(self.seed, self.number, part)
 
     @cached_property
     def index(self) -> np.ndarray:
@@ -105,17 +113,22 @@ class Chunk:
         real = self.encounters.start - self.patients.shift[self.encounters.patient]
         return np.where(real < ICD10_FROM, 9, 10)
 
-    @cached_property
-    def vital_shift(self) -> np.ndarray:
-        """(encounters, 6): what conditions and the patient's set points do to the vital signs."""
-        conditions = shifts(self.catalogue, self.patients, self.encounters, "vitals", list(VITALS))
-        own = np.array([BETWEEN[name] for name in VITALS])
-        return conditions + own * self.patients.set_point[self.encounters.patient]
+    def severity(self, row: np.ndarray, at: np.ndarray) -> np.ndarray:
+        """How ill the patient of encounter `row` is at a time, in shifted seconds."""
+        return severity_at(self.catalogue, self.encounters, row, at)
 
-    @cached_property
-    def chronic(self) -> np.ndarray:
-        """(encounters, chronic conditions) bool."""
-        return self.patients.chronic[self.encounters.patient]
+    def shifts(
+        self, row: np.ndarray, severity: np.ndarray, field: str, names: list[str]
+    ) -> np.ndarray:
+        """(rows, names): what the conditions of the encounters do to labs or vitals."""
+        e = self.encounters
+        return shifts(self.catalogue, e.chronic[row], e.acute[row], severity, field, names)
+
+    def vital_shifts(self, row: np.ndarray, severity: np.ndarray) -> np.ndarray:
+        """(rows, 6): what conditions and the patient's set points do to the vital signs."""
+        own = np.array([BETWEEN[name] for name in VITALS])
+        set_point = self.patients.set_point[self.encounters.patient[row]]
+        return self.shifts(row, severity, "vitals", list(VITALS)) + own * set_point
 
     @cached_property
     def ward(self) -> np.ndarray:
@@ -126,7 +139,7 @@ class Chunk:
     def icu_unit(self) -> np.ndarray:
         units = np.array([a.unit for a in self.catalogue.acute], dtype=object)
         wanted = units[self.encounters.acute]
-        other = self.rng.choice(np.array(ICU_UNITS[:3], dtype=object), len(self))
+        other = self.rng("ICU units").choice(np.array(ICU_UNITS[:3], dtype=object), len(self))
         return np.where(np.isin(wanted, ICU_UNITS), wanted, other)
 
     @cached_property
@@ -137,13 +150,40 @@ class Chunk:
         alone[1:] = (patient[1:] != patient[:-1]) | (
             start[1:] > self.encounters.end[:-1] + 5 * 24 * HOUR
         )
-        chosen = self.rng.random(len(self)) < 2 * SHARED_ADMISSION
+        chosen = self.rng("shared admissions").random(len(self)) < 2 * SHARED_ADMISSION
         return self.visit & self.encounters.admitted & alone & chosen
+
+    @cached_property
+    def rare_conditions(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Rare conditions that stay with a patient: patient, rank, and since when.
+
+        Most patients have one or two; some acquire one while they are observed.
+        """
+        p, rng = self.patients, self.rng("rare conditions")
+        owner, _ = spread(rng.poisson(RARE_EACH, len(p)))
+        rank = long_tail(rng, len(rare_chronic()[0]), len(owner))
+        since = rng.uniform(p.first[owner] - 8 * YEAR, p.last[owner])
+        return owner, rank, since + p.shift[owner]
+
+    def products(self, row: np.ndarray, names: np.ndarray) -> pl.DataFrame:
+        """The product of each drug that the patient of an encounter gets: the same every time."""
+        book = formulary()
+        habit = self.rng("products").random(len(self.patients))[self.encounters.patient[row]]
+        drug = book.index(names)
+        place = ((habit + 0.618 * drug) % 1 * book.count[drug]).astype(np.int64)
+        return book.products[book.first[drug] + place]
+
+    @cached_property
+    def rare_drugs(self) -> np.ndarray:
+        """The formulary behind the catalogue's drugs, the most frequent first."""
+        catalogue = self.catalogue
+        common = {drug for c in [*catalogue.chronic, *catalogue.acute] for drug in c.drugs}
+        return formulary().tail([*common, *WARD_DRUGS])
 
     def conditions(self, field: str, *, acute: bool = True) -> tuple[np.ndarray, np.ndarray]:
         """All values of a catalogue field that apply: (encounter, value) of equal length."""
         lists = Ragged([getattr(c, field) for c in self.catalogue.chronic])
-        row, condition = np.nonzero(self.chronic)
+        row, condition = np.nonzero(self.encounters.chronic)
         owner, value = lists.expand(condition)
         owner = row[owner]
         if acute:
@@ -157,12 +197,21 @@ class Chunk:
         return lists.expand(self.encounters.acute)
 
     def codes(
-        self, row: np.ndarray, conditions: Sequence[Condition], which: np.ndarray
+        self,
+        row: np.ndarray,
+        conditions: Sequence[Condition],
+        which: np.ndarray,
+        rng: np.random.Generator,
     ) -> np.ndarray:
         """One ICD code for each (encounter, condition), in the version of the encounter's day."""
-        nine = Ragged([c.icd9 for c in conditions]).pick(which, self.rng)
-        ten = Ragged([c.icd10 for c in conditions]).pick(which, self.rng)
+        nine = Ragged([c.icd9 for c in conditions]).pick(which, rng)
+        ten = Ragged([c.icd10 for c in conditions]).pick(which, rng)
         return np.where(self.icd_version[row] == 9, nine, ten)
+
+
+def generator(seed: int, number: int, part: str) -> np.random.Generator:
+    """The source of randomness of one part of chunk `number`."""
+    return np.random.default_rng((seed, number, zlib.crc32(part.encode())))
 
 
 class Ragged:
@@ -222,8 +271,3 @@ def text(values: np.ndarray) -> pl.Series:
 def long_tail(rng: np.random.Generator, size: int, count: int) -> np.ndarray:
     """`count` ranks below `size`, the chance of each about as 1 / (rank + 1)."""
     return np.minimum((size + 1) ** rng.random(count) - 1, size - 1).astype(np.int64)
-
-
-def drug_code(name: str) -> int:
-    """A number that stands for a drug everywhere."""
-    return zlib.crc32(name.encode())

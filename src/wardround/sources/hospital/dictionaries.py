@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 from dataclasses import dataclass
+from importlib.resources import files
+
+import numpy as np
 
 
 @dataclass(frozen=True)
@@ -19,6 +23,7 @@ class Lab:
     low: float
     high: float
     skewed: bool = False
+    fluid: str = "Blood"
 
 
 LABS = {
@@ -62,24 +67,42 @@ BASIC_LABS = (
     "wbc",
     "platelets",
 )
-#: Rare items of the laboratory behind the common ones, the most frequent first.
-RARE_LABS = [
-    Lab(50802, "Base Excess", "Blood Gas", "mEq/L", 0, 3.5, 0, -2, 2),
-    Lab(50818, "pCO2", "Blood Gas", "mm Hg", 41, 8, 0, 35, 45),
-    Lab(50820, "pH", "Blood Gas", "units", 7.38, 0.06, 2, 7.35, 7.45),
-    Lab(50821, "pO2", "Blood Gas", "mm Hg", 4.55, 0.45, 0, 85, 105, True),
-    Lab(50863, "Alkaline Phosphatase", "Chemistry", "IU/L", 4.4, 0.45, 0, 35, 130, True),
-    Lab(50868, "Anion Gap", "Chemistry", "mEq/L", 14, 3, 0, 8, 20),
-    Lab(50878, "Asparate Aminotransferase (AST)", "Chemistry", "IU/L", 3.3, 0.6, 0, 0, 40, True),
-    Lab(50889, "C-Reactive Protein", "Chemistry", "mg/L", 2.7, 1.3, 1, 0, 5, True),
-    Lab(50910, "Creatine Kinase (CK)", "Chemistry", "IU/L", 4.6, 0.9, 0, 47, 322, True),
-    Lab(50924, "Ferritin", "Chemistry", "ng/mL", 5.0, 1.0, 0, 30, 400, True),
-    Lab(50952, "Iron", "Chemistry", "ug/dL", 4.0, 0.5, 0, 45, 160, True),
-    Lab(50954, "Lactate Dehydrogenase (LD)", "Chemistry", "IU/L", 5.4, 0.35, 0, 94, 250, True),
-    Lab(51144, "Bands", "Hematology", "%", 0.7, 0.9, 0, 0, 5, True),
-    Lab(51196, "D-Dimer", "Hematology", "ng/mL FEU", 6.5, 0.9, 0, 0, 500, True),
-    Lab(51275, "PTT", "Hematology", "sec", 3.43, 0.2, 1, 25, 36.5, True),
-]
+
+
+def _rows(name: str) -> list[dict[str, str]]:
+    text = (files("wardround.sources.hospital") / name).read_text()
+    return list(csv.DictReader(text.splitlines()))
+
+
+def _rare_lab(row: dict[str, str]) -> Lab:
+    """An item of `laboratory.csv`, whose values spread around the range that it declares.
+
+    Where the range begins at 0 or spans a factor of 3, their logarithms do.
+    """
+    low, high = float(row["low"]), float(row["high"])
+    if low == 0:
+        mean, sd = np.log(high / 2.5), 0.8
+    elif low > 0 and high / low >= 3:
+        mean, sd = (np.log(low) + np.log(high)) / 2, (np.log(high) - np.log(low)) / 3
+    else:
+        mean, sd = (low + high) / 2, (high - low) / 3
+    return Lab(
+        itemid=int(row["itemid"]),
+        label=row["label"],
+        category=row["category"],
+        unit=row["unit"],
+        mean=float(mean),
+        sd=float(sd),
+        decimals=int(row["decimals"]),
+        low=low,
+        high=high,
+        skewed=low >= 0 and (low == 0 or high / low >= 3),
+        fluid=row["fluid"],
+    )
+
+
+#: Items of the laboratory behind those that show conditions, the most frequent first.
+RARE_LABS = [_rare_lab(row) for row in _rows("laboratory.csv")]
 
 
 @dataclass(frozen=True)
@@ -123,6 +146,42 @@ CHARTS = [
         "temperature",
     ),
 ]
+
+
+@dataclass(frozen=True)
+class RareChart:
+    """An item that nurses chart now and then: one of `words`, or a number about `low` to `high`."""
+
+    itemid: int
+    label: str
+    abbreviation: str
+    category: str
+    unit: str | None
+    kind: str
+    words: tuple[str, ...] = ()
+    low: float = 0.0
+    high: float = 0.0
+
+
+def _rare_chart(row: dict[str, str]) -> RareChart:
+    names = (row["label"], row["abbreviation"], row["category"], row["unit"] or None)
+    if row["param_type"] == "Numeric":
+        low, high = map(float, row["shows"].split(":"))
+        return RareChart(int(row["itemid"]), *names, row["param_type"], low=low, high=high)
+    return RareChart(int(row["itemid"]), *names, row["param_type"], tuple(row["shows"].split("|")))
+
+
+#: The long tail of what is charted, the most frequent first.
+RARE_CHARTS = [_rare_chart(row) for row in _rows("charts.csv")]
+#: The Glasgow coma scale: item, the severity from which points are lost, and a word for each point.
+COMA = [
+    (220739, "Eye Opening", 1.2, ("None", "To Pain", "To Speech", "Spontaneously")),
+    (223900, "Verbal Response", 0.8,
+     ("No Response", "Incomprehensible sounds", "Inappropriate Words", "Confused", "Oriented")),
+    (223901, "Motor Response", 1.0,
+     ("No response", "Abnormal extension", "Abnormal Flexion", "Flex-withdraws",
+      "Localizes Pain", "Obeys Commands")),
+]  # fmt: skip
 #: Rows of d_items for what is not charted hourly.
 OTHER_ITEMS: list[tuple[int, str, str, str, str, str | None, str]] = [
     (221906, "Norepinephrine", "Norepinephrine", "inputevents", "Medications", "mg", "Solution"),
@@ -137,8 +196,10 @@ OTHER_ITEMS: list[tuple[int, str, str, str, str, str | None, str]] = [
      "Access Lines - Invasive", "None", "Processes"),
     (224290, "Arterial line Tubing Change", "Arterial line Tubing Change", "datetimeevents",
      "Access Lines - Invasive", None, "Date and time"),
-    (223901, "GCS - Motor Response", "Motor Response", "chartevents",
-     "Neurological", None, "Text"),
+    *((itemid, f"GCS - {name}", name, "chartevents", "Neurological", None, "Text")
+      for itemid, name, _, _ in COMA),
+    *((c.itemid, c.label, c.abbreviation, "chartevents", c.category, c.unit, c.kind)
+      for c in RARE_CHARTS),
 ]  # fmt: skip
 ICU_UNITS = [
     "Medical Intensive Care Unit (MICU)",
@@ -148,49 +209,6 @@ ICU_UNITS = [
     "Cardiac Vascular Intensive Care Unit (CVICU)",
     "Neuro Surgical Intensive Care Unit (Neuro SICU)",
     "Trauma SICU (TSICU)",
-]
-#: The long tail of the formulary.
-RARE_DRUGS = [
-    "Acyclovir",
-    "Amiodarone",
-    "Ampicillin-Sulbactam",
-    "Baclofen",
-    "Bisacodyl",
-    "BuPROPion XL (Once Daily)",
-    "Calcium Gluconate",
-    "CefePIME",
-    "Cyanocobalamin",
-    "Cyclosporine",
-    "Digoxin",
-    "DiphenhydrAMINE",
-    "Famotidine",
-    "Fluconazole",
-    "Gabapentin",
-    "Guaifenesin",
-    "HydrALAZINE",
-    "Ketorolac",
-    "LevETIRAcetam",
-    "Linezolid",
-    "Magnesium Sulfate",
-    "Meropenem",
-    "Midodrine",
-    "Mirtazapine",
-    "Mycophenolate Mofetil",
-    "Nystatin Oral Suspension",
-    "Phenytoin Sodium",
-    "Polyethylene Glycol",
-    "Potassium Chloride",
-    "Pravastatin",
-    "Ranitidine",
-    "Rifaximin",
-    "Senna",
-    "Simethicone",
-    "Tacrolimus",
-    "Tamsulosin",
-    "TraMADol",
-    "TraZODone",
-    "Valproic Acid",
-    "Zolpidem Tartrate",
 ]
 #: Everyday drugs that most inpatients get.
 WARD_DRUGS = ["Heparin", "Acetaminophen", "Docusate Sodium", "Sodium Chloride 0.9%  Flush"]

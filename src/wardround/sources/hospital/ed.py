@@ -9,7 +9,6 @@ from wardround.sources.hospital.catalogue import VITALS
 from wardround.sources.hospital.chunk import (
     Chunk,
     Ragged,
-    drug_code,
     long_tail,
     present,
     spread,
@@ -17,10 +16,9 @@ from wardround.sources.hospital.chunk import (
     text,
 )
 from wardround.sources.hospital.codes import diagnosis_titles
-from wardround.sources.hospital.dictionaries import RARE_DRUGS
 from wardround.sources.hospital.encounters import HOUR
 from wardround.sources.hospital.files import TableFiles
-from wardround.sources.hospital.measure import draw_vitals
+from wardround.sources.hospital.measure import DECIMALS, draw_vitals
 
 #: Share of triage values that nobody wrote down.
 MISSING = {
@@ -35,7 +33,7 @@ MISSING = {
 }
 #: Severity, as the triage nurse sees it, from which a level is 4, 3, 2, 1.
 ACUITY_BOUNDS = (-2.1, -0.75, 0.75, 2.5)
-NURSE_NOISE = 0.85
+NURSE_NOISE = 0.5
 PAIN_WORDS = np.array(["8-9", "unable", "UTA", "critical", "sleeping", "10+"], dtype=object)
 LEAVERS = (
     ("HOME", 0.93),
@@ -65,7 +63,7 @@ def earlier_stays(chunk: Chunk) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.
 
 
 def _edstays(chunk: Chunk) -> pl.DataFrame:
-    e, rng = chunk.encounters, chunk.rng
+    e, rng = chunk.encounters, chunk.rng("ed/edstays")
     names, shares = zip(*LEAVERS, strict=True)
     home = rng.choice(np.array(names, dtype=object), len(chunk), p=shares)
     disposition = np.where(e.admitted, "ADMITTED", np.where(e.died_in_ed, "EXPIRED", home))
@@ -91,13 +89,13 @@ def _edstays(chunk: Chunk) -> pl.DataFrame:
 
 
 def _triage(chunk: Chunk) -> pl.DataFrame:
-    e, rng = chunk.encounters, chunk.rng
+    e, rng = chunk.encounters, chunk.rng("ed/triage")
     row, stay, _, _ = earlier_stays(chunk)
     rows = np.concatenate([np.flatnonzero(chunk.visit), row])
     stays = np.concatenate([chunk.ed_stay_id[chunk.visit], stay])
     count = len(rows)
     severity = e.severity[rows]
-    values = draw_vitals(rng, chunk.vital_shift[rows], severity)
+    values = draw_vitals(rng, chunk.vital_shifts(rows, severity), severity)
     # A thermometer in Celsius, a monitor's error code: as in the real files.
     celsius = rng.random(count) < 0.01
     values["temperature"] = np.where(
@@ -108,10 +106,15 @@ def _triage(chunk: Chunk) -> pl.DataFrame:
     values["dbp"] = np.where(rng.random(count) < 0.001, values["dbp"] * 10, values["dbp"])
     seen = severity + NURSE_NOISE * rng.normal(size=count)
     acuity = 5 - np.searchsorted(ACUITY_BOUNDS, seen)
-    pain = np.clip(np.round(rng.normal(4.2, 3.4, count)), 0, 10).astype(int).astype(str)
-    pain = np.where(rng.random(count) < 0.02, rng.choice(PAIN_WORDS, count), pain.astype(object))
+    # Some always say 8, some always 0.
+    nurse = chunk.rng("ed/triage pain")
+    habit = nurse.normal(size=len(chunk.patients))[e.patient[rows]]
+    felt = 4.2 + 3.4 * (0.9 * habit + 0.44 * nurse.normal(size=count))
+    pain = np.clip(np.round(felt), 0, 10).astype(int).astype(str)
+    unread = nurse.random(count) < 0.03
+    pain = np.where(unread, nurse.choice(PAIN_WORDS, count), pain.astype(object))
     gaps = {name: rng.random(count) >= share for name, share in MISSING.items()}
-    phrases = _complaints(chunk, rows)
+    phrases = _complaints(chunk, rows, rng)
     return pl.DataFrame(
         {"subject_id": chunk.subject_id[rows], "stay_id": stays}
         | {name: present(values[name], gaps[name]) for name in VITALS}
@@ -123,15 +126,15 @@ def _triage(chunk: Chunk) -> pl.DataFrame:
     ).sort("subject_id", "stay_id")
 
 
-def _complaints(chunk: Chunk, rows: np.ndarray) -> pl.Series:
+def _complaints(chunk: Chunk, rows: np.ndarray, rng: np.random.Generator) -> pl.Series:
     lists = Ragged([c.phrases for c in chunk.catalogue.acute])
-    spoken = lists.pick(chunk.encounters.acute[rows], chunk.rng)
-    blank = chunk.rng.random(len(rows)) < 0.003
+    spoken = lists.pick(chunk.encounters.acute[rows], rng)
+    blank = rng.random(len(rows)) < 0.003
     return text(np.where(blank, "___", spoken))
 
 
 def _vitalsign(chunk: Chunk) -> pl.DataFrame:
-    e, rng = chunk.encounters, chunk.rng
+    e, rng = chunk.encounters, chunk.rng("ed/vitalsign")
     visits = np.flatnonzero(chunk.visit)
     hours = (e.leave - e.start)[visits] / HOUR
     rounds = np.minimum(1 + rng.poisson(hours / 2.2), 14)
@@ -140,9 +143,14 @@ def _vitalsign(chunk: Chunk) -> pl.DataFrame:
     part = (place + rng.random(len(place))) / rounds[owner]
     at = np.minimum(e.start[row] + 300 + part * (e.leave - e.start)[row], e.leave[row])
     # Treatment brings the signs half-way back by the end of the visit.
-    values = draw_vitals(rng, chunk.vital_shift[row], e.severity[row], recovery=1.0)
-    settled = draw_vitals(rng, chunk.vital_shift[row], e.severity[row], recovery=0.5)
-    mixed = {n: np.round((1 - part) * values[n] + part * settled[n], 1) for n in VITALS}
+    severity = e.severity[row]
+    moved = chunk.vital_shifts(row, severity)
+    values = draw_vitals(rng, moved, severity, recovery=1.0)
+    settled = draw_vitals(rng, moved, severity, recovery=0.5)
+    mixed = {
+        name: np.round((1 - part) * values[name] + part * settled[name], DECIMALS[name])
+        for name in VITALS
+    }
     count = len(row)
     rhythm = np.full(count, "Sinus Rhythm", dtype=object)
     pain = np.clip(np.round(rng.normal(2.5, 3, count)), 0, 10).astype(int).astype(str)
@@ -164,54 +172,62 @@ def _vitalsign(chunk: Chunk) -> pl.DataFrame:
 
 
 def _pyxis(chunk: Chunk) -> pl.DataFrame:
-    e, rng = chunk.encounters, chunk.rng
+    e, rng = chunk.encounters, chunk.rng("ed/pyxis")
     owner, drug = chunk.acute_values("drugs")
     given = (rng.random(len(owner)) < 0.7) & chunk.visit[owner]
     extra, _ = spread(np.where(chunk.visit, rng.poisson(0.4 + 0.4 * np.clip(e.severity, 0, 3)), 0))
-    tail = np.array(RARE_DRUGS, dtype=object)[long_tail(rng, len(RARE_DRUGS), len(extra))]
+    tail = chunk.rare_drugs[long_tail(rng, len(chunk.rare_drugs), len(extra))]
     row = np.concatenate([owner[given], extra])
     names = np.concatenate([drug[given], tail])
     at = e.start[row] + rng.uniform(0.1, 0.95, len(row)) * (e.leave - e.start)[row]
-    frame = pl.DataFrame(
-        {
-            "subject_id": chunk.subject_id[row],
-            "stay_id": chunk.ed_stay_id[row],
-            "charttime": stamp(at),
-            "name": text(names),
-        }
-    ).sort("subject_id", "stay_id", "charttime", "name")
-    codes = _gsn(frame["name"])
-    twice = pl.concat([codes, codes.filter(codes["gsn"].str.ends_with("7"))])
-    return (
-        frame.with_columns(med_rn=pl.int_range(1, pl.len() + 1).over("stay_id"))
-        .join(twice.with_columns(gsn_rn=pl.int_range(1, pl.len() + 1).over("name")), on="name")
-        .sort("subject_id", "stay_id", "med_rn", "gsn_rn")
+    frame = (
+        pl.DataFrame(
+            {
+                "subject_id": chunk.subject_id[row],
+                "stay_id": chunk.ed_stay_id[row],
+                "charttime": stamp(at),
+                "gsn": chunk.products(row, names)["gsn"],
+                "name": text(names),
+            }
+        )
+        .sort("subject_id", "stay_id", "charttime", "name", "gsn")
+        .with_columns(
+            med_rn=pl.int_range(1, pl.len() + 1).over("stay_id"), gsn_rn=pl.lit(1, pl.Int64)
+        )
     )
+    # Some drawers are filed under two numbers.
+    twice = frame.filter(pl.col("gsn").str.ends_with("7")).with_columns(
+        gsn=pl.lit("0") + (80_000 + pl.col("gsn").cast(pl.Int64) % 20_000).cast(pl.String),
+        gsn_rn=pl.lit(2, pl.Int64),
+    )
+    return pl.concat([frame, twice]).sort("subject_id", "stay_id", "med_rn", "gsn_rn")
 
 
 def _medrecon(chunk: Chunk) -> pl.DataFrame:
-    e, rng = chunk.encounters, chunk.rng
+    e, rng = chunk.encounters, chunk.rng("ed/medrecon")
     owner, drug = chunk.conditions("drugs", acute=False)
     listed = (rng.random(len(owner)) < 0.8) & chunk.visit[owner]
     extra, _ = spread(np.where(chunk.visit, rng.poisson(1.2, len(chunk)), 0))
-    tail = np.array(RARE_DRUGS, dtype=object)[long_tail(rng, len(RARE_DRUGS), len(extra))]
+    tail = chunk.rare_drugs[long_tail(rng, len(chunk.rare_drugs), len(extra))]
     row = np.concatenate([owner[listed], extra])
     at = e.start[row] + rng.uniform(0.02, 0.25, len(row)) * (e.leave - e.start)[row]
-    frame = pl.DataFrame(
-        {
-            "subject_id": chunk.subject_id[row],
-            "stay_id": chunk.ed_stay_id[row],
-            "charttime": stamp(at),
-            "name": text(np.concatenate([drug[listed], tail])),
-        }
-    ).unique(["stay_id", "name"], maintain_order=True)
+    names = np.concatenate([drug[listed], tail])
     return (
-        frame.join(_gsn(frame["name"]), on="name")
+        pl.DataFrame(
+            {
+                "subject_id": chunk.subject_id[row],
+                "stay_id": chunk.ed_stay_id[row],
+                "charttime": stamp(at),
+                "name": text(names),
+            }
+        )
+        .hstack(chunk.products(row, names).select("gsn", "ndc"))
+        .unique(["stay_id", "name"], keep="first", maintain_order=True)
         .with_columns(
             gsn=pl.when(pl.col("gsn").str.ends_with("3")).then(None).otherwise("gsn"),
-            ndc=pl.concat_str(pl.lit("000"), "gsn", pl.lit("01")),
             etc_rn=pl.lit(1),
-            etccode=pl.concat_str(pl.lit("00"), "gsn"),
+            etccode=pl.lit("0000")
+            + (pl.col("gsn").cast(pl.Int64) % 5_000).cast(pl.String).str.zfill(4),
             etcdescription=pl.concat_str("name", pl.lit(" preparations")),
         )
         .sort("subject_id", "stay_id", "name")
@@ -219,17 +235,17 @@ def _medrecon(chunk: Chunk) -> pl.DataFrame:
 
 
 def _diagnosis(chunk: Chunk) -> pl.DataFrame:
-    rng = chunk.rng
+    e, rng = chunk.encounters, chunk.rng("ed/diagnosis")
     main = np.flatnonzero(chunk.visit)
-    row, condition = np.nonzero(chunk.chronic & chunk.visit[:, None])
+    row, condition = np.nonzero(e.chronic & chunk.visit[:, None])
     coded = rng.random(len(row)) < 0.25  # an ED codes why a patient came, and little else
     row, condition = row[coded], condition[coded]
     catalogue = chunk.catalogue
     rows = np.concatenate([main, row])
     codes = np.concatenate(
         [
-            chunk.codes(main, catalogue.acute, chunk.encounters.acute[main]),
-            chunk.codes(row, catalogue.chronic, condition),
+            chunk.codes(main, catalogue.acute, e.acute[main], rng),
+            chunk.codes(row, catalogue.chronic, condition, rng),
         ]
     )
     return (
@@ -250,12 +266,4 @@ def _diagnosis(chunk: Chunk) -> pl.DataFrame:
             how="left",
             maintain_order="left",
         )
-    )
-
-
-def _gsn(names: pl.Series) -> pl.DataFrame:
-    distinct = names.unique().sort().to_list()
-    return pl.DataFrame(
-        {"name": distinct, "gsn": [f"{drug_code(name) % 1_000_000:06d}" for name in distinct]},
-        schema={"name": pl.String, "gsn": pl.String},
     )

@@ -16,6 +16,8 @@ HOUR = 3600
 #: Visits that share an admission with the visit before them, as MIMIC-IV-ED has some.
 SHARED_ADMISSION = 0.006
 SAME_DAY_DEATH = 0.006
+#: Share of visits for what this patient usually comes for.
+USUAL = 0.5
 
 
 @dataclass
@@ -26,7 +28,9 @@ class Encounters:
         patient: index of the patient in the chunk.
         elective: planned admission, without an ED visit.
         acute: index of the acute condition.
+        chronic: (n, conditions) bool; what the patient has at the start.
         severity: latent severity; about standard normal plus the condition's.
+        pace: how fast the patient recovers, relative to the condition's rate.
         start, leave: of the ED visit (elective: of the way in).
         admitted, critical: drawn outcomes.
         admit, discharge: of the hospital stay; 0 without one.
@@ -41,7 +45,9 @@ class Encounters:
     patient: np.ndarray
     elective: np.ndarray
     acute: np.ndarray
+    chronic: np.ndarray
     severity: np.ndarray
+    pace: np.ndarray
     start: np.ndarray
     leave: np.ndarray
     admitted: np.ndarray
@@ -87,7 +93,7 @@ def draw_encounters(
     rng: np.random.Generator, catalogue: Catalogue, patients: Patients
 ) -> Encounters:
     """Simulate every patient's encounters."""
-    patient, start, elective = _arrivals(rng, patients)
+    patient, start, elective = _arrivals(rng, catalogue, patients)
     base = _course(rng, catalogue, patients, patient, start, elective)
     back = _returns(rng, patients, base)
     again = _course(
@@ -105,14 +111,16 @@ def draw_encounters(
 
 
 def _arrivals(
-    rng: np.random.Generator, patients: Patients
+    rng: np.random.Generator, catalogue: Catalogue, patients: Patients
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     count = len(patients)
     years = (patients.last - patients.first) / YEAR
-    visitor = rng.random(count) < sigmoid(0.15 + 0.5 * patients.attendance)
-    rate = np.exp(patients.attendance + 0.2 * patients.hospital_burden)
-    visits = np.where(visitor, np.minimum(1 + rng.poisson(0.45 * rate * years), 45), 0)
-    planned = rng.poisson(0.1 * years * (1 + 0.5 * patients.hospital_burden))
+    everyone, end = np.arange(count), patients.last + patients.shift
+    sickest = _rates(catalogue, patients.has(everyone, end))
+    calls = np.log(sickest[0]) + patients.attendance
+    visitor = rng.random(count) < sigmoid(0.1 + 0.5 * calls)
+    visits = np.where(visitor, np.minimum(1 + rng.poisson(0.58 * np.exp(calls) * years), 45), 0)
+    planned = rng.poisson(0.1 * years * sickest[1])
     planned = np.where(visits + planned == 0, 1, planned)
     patient = np.concatenate(
         [np.repeat(np.arange(count), visits), np.repeat(np.arange(count), planned)]
@@ -122,10 +130,21 @@ def _arrivals(
     start = patients.first[patient] + rng.random(len(patient)) * span + patients.shift[patient]
     order = np.lexsort((start, patient))
     patient, start, elective = patient[order], start[order], elective[order]
+    # Drawn as for the patient's last day: before a condition has begun, fewer of them happen.
+    now = _rates(catalogue, patients.has(patient, start))
+    share = np.where(elective, now[1] / sickest[1][patient], now[0] / sickest[0][patient])
     # Days apart, so that a return within 72 hours is a planted one.
-    near = np.zeros(len(patient), bool)
-    near[1:] = (patient[1:] == patient[:-1]) & (np.diff(start) < 6 * DAY)
-    return patient[~near], start[~near], elective[~near]
+    same = patient[1:] == patient[:-1]
+    kept = np.ones(len(patient), bool)
+    kept[1:] = ~same | (rng.random(len(same)) < share[1:]) & (np.diff(start) >= 6 * DAY)
+    return patient[kept], start[kept], elective[kept]
+
+
+def _rates(catalogue: Catalogue, chronic: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Relative rates of visits and of planned admissions, given (n, conditions) bool."""
+    burden = chronic @ np.array([c.hospital for c in catalogue.chronic])
+    attender = chronic @ np.array([c.attender for c in catalogue.chronic])
+    return np.exp(attender + 0.2 * burden), 1 + 0.5 * np.maximum(burden, 0)
 
 
 def _course(
@@ -140,16 +159,19 @@ def _course(
     """What each encounter comes to."""
     count = len(patient)
     start = np.floor(start)
+    chronic = patients.has(patient, start)
     if acute is None:
-        acute = _presenting(rng, catalogue, patients.chronic[patient])
+        acute = _presenting(rng, catalogue, patient, chronic, elective)
     shift = np.array([a.severity for a in catalogue.acute])
-    severity = rng.normal(0, 0.95, count) + shift[acute]
+    severity = rng.normal(0, 0.82, count) + shift[acute]
     age = year_of(start) - patients.birth_year[patient]
-    burden, frail = patients.hospital_burden[patient], patients.frailty[patient]
-    p_critical = sigmoid(
-        -4.15 + 1.5 * severity + 0.45 * patients.critical_burden[patient] + 0.012 * (age - 60)
-    )
-    p_admit = sigmoid(-1.45 + 0.75 * severity + 0.9 * burden + 0.022 * (age - 55) + 2.2 * frail)
+    burden = chronic @ np.array([c.hospital for c in catalogue.chronic])
+    danger = chronic @ np.array([c.critical for c in catalogue.chronic])
+    frail = patients.frailty[patient]
+    # The old decompensate at a severity that the young bear.
+    weight = np.clip(1.6 + 0.015 * (age - 60), 0.4, 2.4)
+    p_critical = sigmoid(-4.9 + weight * severity + 0.8 * danger + 0.015 * (age - 60))
+    p_admit = sigmoid(-1.75 + 0.75 * severity + 0.8 * burden + 0.022 * (age - 55) + 2.9 * frail)
     critical = (rng.random(count) < p_critical) & ~elective
     in_ed = critical & (rng.random(count) < 0.02)
     admitted = (critical & ~in_ed) | (rng.random(count) < p_admit) & ~critical | elective
@@ -181,7 +203,9 @@ def _course(
         patient=patient,
         elective=elective,
         acute=acute,
+        chronic=chronic,
         severity=severity,
+        pace=np.exp(rng.normal(0, catalogue.course.spread, count)),
         start=start,
         leave=np.floor(leave),
         admitted=admitted,
@@ -201,17 +225,30 @@ def _course(
     )
 
 
-def _presenting(rng: np.random.Generator, catalogue: Catalogue, chronic: np.ndarray) -> np.ndarray:
-    """Draw the acute condition of each encounter; chronic ones make some likelier."""
+def _presenting(
+    rng: np.random.Generator,
+    catalogue: Catalogue,
+    patient: np.ndarray,
+    chronic: np.ndarray,
+    elective: np.ndarray,
+) -> np.ndarray:
+    """Draw the acute condition of each encounter; chronic ones make some likelier.
+
+    Patients come with what they came with before more often than chance alone would have it.
+    """
     names = [c.name for c in catalogue.chronic]
+    any_planned = any(c.elective for c in catalogue.acute)
     weights = np.empty((len(chronic), len(catalogue.acute)))
     for number, condition in enumerate(catalogue.acute):
         risk = np.zeros(len(chronic))
         for other, odds in condition.risk.items():
             risk += odds * chronic[:, names.index(other)]
-        weights[:, number] = condition.weight * np.exp(risk)
+        planned = condition.elective if any_planned else condition.weight
+        weights[:, number] = np.where(elective, planned, condition.weight) * np.exp(risk)
     reach = np.cumsum(weights, axis=1)
-    return (reach < (rng.random(len(chronic)) * reach[:, -1])[:, None]).sum(axis=1)
+    usual = rng.random(len(patient))[patient]  # there are no more patients than encounters
+    place = np.where(rng.random(len(patient)) < USUAL, usual, rng.random(len(patient)))
+    return (reach < (place * reach[:, -1])[:, None]).sum(axis=1)
 
 
 def _visit_length(
@@ -222,14 +259,16 @@ def _visit_length(
     hours = np.exp(rng.normal(1.65, 0.45, count) + 0.06 * np.clip(severity, -2, 2))
     waits = np.array([a.unit == "Psychiatry" for a in catalogue.acute])[acute]
     boards = rng.random(count) < np.where(waits, 0.3, 0.015)
-    return np.where(boards, 24 + rng.exponential(12, count), np.minimum(hours, 23)) * HOUR
+    # Never so long that an encounter days later could come before a return within 72 hours.
+    longer = np.minimum(24 + rng.exponential(12, count), 70)
+    return np.where(boards, longer, np.minimum(hours, 23)) * HOUR
 
 
 def _returns(rng: np.random.Generator, patients: Patients, base: Encounters) -> np.ndarray:
     """Draw who comes back within 72 hours, by the number of visits in the year before."""
     visit = ~base.elective
     earlier = visits_before(base.patient, base.start, visit, 365 * DAY)
-    p_return = sigmoid(-3.95 + 1.0 * np.log1p(earlier) + 0.3 * (base.severity < -0.5))
+    p_return = sigmoid(-4.3 + 1.25 * np.log1p(earlier) + 0.15 * (base.severity < -0.5))
     at_risk = visit & ~base.admitted & ~base.died_in_ed
     base.p_return[:] = np.where(at_risk, p_return, np.nan)
     base.returns[:] = at_risk & (rng.random(len(base)) < p_return)
@@ -252,6 +291,10 @@ def _without_overlap(encounters: Encounters) -> Encounters:
     overlaps = np.zeros(len(encounters), bool)
     overlaps[1:] = key[1:] + encounters.start[1:] < reached[:-1] + HOUR
     kept = encounters.take(~overlaps)
+    # Without the visit before it, a return is none.
+    orphan = kept.is_return.copy()
+    orphan[1:] &= (kept.patient[1:] != kept.patient[:-1]) | ~kept.returns[:-1]
+    kept = kept.take(~orphan)
     # A return that was dropped did not happen.
     follows = np.zeros(len(kept), bool)
     follows[:-1] = (kept.patient[1:] == kept.patient[:-1]) & kept.is_return[1:]

@@ -28,6 +28,12 @@ from wardround.store import atomic_write
 
 #: Tells `ingest` what the folder is, and people who open it.
 MARK = "SYNTHETIC.json"
+WRITERS: tuple[Callable[[Chunk, TableFiles], None], ...] = (
+    write_hosp,
+    write_laboratory,
+    write_icu,
+    write_ed,
+)
 ORACLE: dict[str, Callable[[Chunk], pl.DataFrame]] = {
     "visits": oracle.visit_risks,
     "patients": oracle.patient_states,
@@ -90,10 +96,8 @@ def generate_hospital(
                 for number in track(range(-(-patients // CHUNK)), "hospital"):
                     count = min(CHUNK, patients - number * CHUNK)
                     chunk = Chunk.draw(catalogue, seed, number, count)
-                    write_hosp(chunk, out)
-                    write_laboratory(chunk, out)
-                    write_icu(chunk, out)
-                    write_ed(chunk, out)
+                    for write in WRITERS:
+                        write(chunk, out)
                     for name, make in ORACLE.items():
                         _append(writers, name, make(chunk).to_arrow(), folder / "oracle")
         finally:
@@ -129,7 +133,9 @@ def _write_dictionaries(out: TableFiles) -> None:
     """The d_* tables, providers and caregivers: the same in every hospital."""
     out.write("hosp/d_icd_diagnoses", diagnosis_titles())
     out.write("hosp/d_icd_procedures", procedure_titles())
-    labs = [(lab.itemid, lab.label, "Blood", lab.category) for lab in [*LABS.values(), *RARE_LABS]]
+    labs = [
+        (lab.itemid, lab.label, lab.fluid, lab.category) for lab in [*LABS.values(), *RARE_LABS]
+    ]
     schema = ["itemid", "label", "fluid", "category"]
     out.write("hosp/d_labitems", pl.DataFrame(sorted(labs), schema=schema, orient="row"))
     out.write(

@@ -9,7 +9,6 @@ from wardround.sources.hospital.chunk import (
     Chunk,
     Ragged,
     day,
-    drug_code,
     long_tail,
     present,
     spread,
@@ -17,8 +16,9 @@ from wardround.sources.hospital.chunk import (
     stamp,
     text,
 )
-from wardround.sources.hospital.codes import rare_diagnoses
-from wardround.sources.hospital.dictionaries import RARE_DRUGS, WARD_DRUGS
+from wardround.sources.hospital.codes import rare_chronic, rare_diagnoses, rare_procedures
+from wardround.sources.hospital.dictionaries import WARD_DRUGS
+from wardround.sources.hospital.ed import earlier_stays
 from wardround.sources.hospital.encounters import HOUR
 from wardround.sources.hospital.files import TableFiles
 from wardround.sources.hospital.population import DAY, YEAR, YEAR_GROUPS
@@ -28,15 +28,18 @@ SERVICE = {
     "Medicine/Cardiology": "CMED",
     "Med/Surg": "SURG",
     "Med/Surg/Trauma": "TRAUM",
+    "Cardiac Surgery": "CSURG",
     "Neurology": "NMED",
     "Psychiatry": "PSYCH",
 }
 #: A patient's billing lists this share of the chronic conditions; the rest goes unwritten.
 CODED = 0.88
-#: Rare diagnoses an admission.
-RARE_CODES = 2.0
+#: Rare diagnoses and procedures an admission, beside those that stay with a patient.
+RARE_CODES = 1.3
+RARE_PROCEDURES = 0.4
+#: Drugs of the formulary's tail an admission.
+RARE_DRUGS = 2.5
 PROVIDERS = 600
-ROUTES = np.array(["PO", "IV", "SC", "PO/NG", "IH"], dtype=object)
 
 
 def write_hosp(chunk: Chunk, out: TableFiles) -> None:
@@ -87,7 +90,7 @@ def _patients(chunk: Chunk) -> pl.DataFrame:
 
 
 def _admissions(chunk: Chunk, admitted: np.ndarray) -> pl.DataFrame:
-    e, p, rng = chunk.encounters.take(admitted), chunk.patients, chunk.rng
+    e, p, rng = chunk.encounters.take(admitted), chunk.patients, chunk.rng("hosp/admissions")
     count = len(admitted)
     urgent = rng.choice(
         np.array(["EW EMER.", "OBSERVATION ADMIT", "URGENT", "EU OBSERVATION"], dtype=object),
@@ -102,7 +105,7 @@ def _admissions(chunk: Chunk, admitted: np.ndarray) -> pl.DataFrame:
     )
     goes = np.where(e.died, "DIED", goes).astype(object)
     old = p.anchor_age[e.patient] >= 65
-    person = chunk.own_rng(1)
+    person = chunk.rng("marital status and language")
     marital = person.choice(
         np.array(["SINGLE", "MARRIED", "WIDOWED", "DIVORCED"], dtype=object), len(p)
     )
@@ -157,9 +160,22 @@ def _transfers(chunk: Chunk, admitted: np.ndarray) -> pl.DataFrame:
             }
         )
 
+    earlier, stay, start, end = earlier_stays(chunk)
+    before = pl.DataFrame(
+        {
+            "subject_id": chunk.subject_id[earlier],
+            "hadm_id": chunk.hadm_id.gather(earlier),
+            "transfer_id": stay,
+            "eventtype": ["ED"] * len(earlier),
+            "careunit": ["Emergency Department"] * len(earlier),
+            "intime": stamp(start),
+            "outtime": stamp(end),
+        }
+    )
     nowhere = np.full(len(chunk), np.inf)
     return stack(
         [
+            before,
             part(visits, "ED", text(np.full(len(visits), "Emergency Department", dtype=object)),
                  e.start, e.leave, 0),
             part(admitted, "admit", text(ward[admitted]), e.admit, first, 1),
@@ -172,7 +188,7 @@ def _transfers(chunk: Chunk, admitted: np.ndarray) -> pl.DataFrame:
 
 
 def _services(chunk: Chunk, admitted: np.ndarray) -> pl.DataFrame:
-    e, rng = chunk.encounters, chunk.rng
+    e, rng = chunk.encounters, chunk.rng("hosp/services")
     first = [SERVICE.get(ward, "MED") for ward in chunk.ward[admitted]]
     frame = pl.DataFrame(
         {
@@ -192,8 +208,8 @@ def _services(chunk: Chunk, admitted: np.ndarray) -> pl.DataFrame:
 
 
 def _diagnoses(chunk: Chunk, admitted: np.ndarray) -> pl.DataFrame:
-    e, rng, catalogue = chunk.encounters, chunk.rng, chunk.catalogue
-    row, condition = np.nonzero(chunk.chronic & e.admitted[:, None])
+    e, rng, catalogue = chunk.encounters, chunk.rng("hosp/diagnoses_icd"), chunk.catalogue
+    row, condition = np.nonzero(e.chronic & e.admitted[:, None])
     coded = rng.random(len(row)) < CODED
     row, condition = row[coded], condition[coded]
     tail, _ = spread(rng.poisson(RARE_CODES, len(admitted)))
@@ -204,11 +220,13 @@ def _diagnoses(chunk: Chunk, admitted: np.ndarray) -> pl.DataFrame:
         nine[long_tail(rng, len(nine), len(tail))],
         ten[long_tail(rng, len(ten), len(tail))],
     )
-    rows = np.concatenate([admitted, row, tail])
+    lasting, lasting_codes = _rare_conditions(chunk, admitted, rng)
+    rows = np.concatenate([admitted, row, lasting, tail])
     codes = np.concatenate(
         [
-            chunk.codes(admitted, catalogue.acute, e.acute[admitted]),
-            chunk.codes(row, catalogue.chronic, condition),
+            chunk.codes(admitted, catalogue.acute, e.acute[admitted], rng),
+            chunk.codes(row, catalogue.chronic, condition, rng),
+            lasting_codes,
             rare,
         ]
     )
@@ -227,13 +245,35 @@ def _diagnoses(chunk: Chunk, admitted: np.ndarray) -> pl.DataFrame:
     )
 
 
+def _rare_conditions(
+    chunk: Chunk, admitted: np.ndarray, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Codes of the rare conditions that patients have: (encounter, code)."""
+    patient, rank, since = chunk.rare_conditions
+    order = np.argsort(patient, kind="stable")
+    patient, rank, since = patient[order], rank[order], since[order]
+    of = chunk.encounters.patient[admitted]
+    first = np.searchsorted(patient, of)
+    owner, place = spread(np.searchsorted(patient, of, side="right") - first)
+    which, row = first[owner] + place, admitted[owner]
+    coded = (since[which] <= chunk.encounters.start[row]) & (rng.random(len(row)) < CODED)
+    which, row = which[coded], row[coded]
+    nine, ten = rare_chronic()
+    return row, np.where(chunk.icd_version[row] == 9, nine[rank[which]], ten[rank[which]])
+
+
 def _procedures(chunk: Chunk) -> pl.DataFrame:
-    e, rng = chunk.encounters, chunk.rng
+    e, rng = chunk.encounters, chunk.rng("hosp/procedures_icd")
     pieces = []
     for version, field in ((9, "procedures9"), (10, "procedures10")):
         row, code = chunk.acute_values(field)
         done = e.admitted[row] & (chunk.icd_version[row] == version) & (rng.random(len(row)) < 0.6)
         row, code = row[done], code[done]
+        other = np.flatnonzero(e.admitted & (chunk.icd_version == version))
+        owner, _ = spread(rng.poisson(RARE_PROCEDURES, len(other)))
+        book = rare_procedures(version)
+        row = np.concatenate([row, other[owner]])
+        code = np.concatenate([code, book[long_tail(rng, len(book), len(owner))]])
         at = e.admit[row] + rng.uniform(0, 0.6, len(row)) * (e.discharge - e.admit)[row]
         pieces.append(
             pl.DataFrame(
@@ -248,13 +288,14 @@ def _procedures(chunk: Chunk) -> pl.DataFrame:
         )
     return (
         stack(pieces)
-        .sort("subject_id", "hadm_id", "chartdate")
+        .unique(["hadm_id", "chartdate", "icd_code"], keep="first", maintain_order=True)
+        .sort("subject_id", "hadm_id", "chartdate", maintain_order=True)
         .with_columns(seq_num=pl.int_range(1, pl.len() + 1).over("hadm_id"))
     )
 
 
 def _drgcodes(chunk: Chunk, admitted: np.ndarray) -> pl.DataFrame:
-    e, rng = chunk.encounters, chunk.rng
+    e, rng = chunk.encounters, chunk.rng("hosp/drgcodes")
     names = [a.name.replace("_", " ").upper() for a in chunk.catalogue.acute]
     acute = e.acute[admitted]
     level = np.clip(np.round(2 + 0.8 * e.severity[admitted]), 1, 4)
@@ -284,7 +325,7 @@ def _drgcodes(chunk: Chunk, admitted: np.ndarray) -> pl.DataFrame:
 
 
 def _hcpcsevents(chunk: Chunk, admitted: np.ndarray) -> pl.DataFrame:
-    e, rng = chunk.encounters, chunk.rng
+    e, rng = chunk.encounters, chunk.rng("hosp/hcpcsevents")
     row = admitted[rng.random(len(admitted)) < 0.12]
     return pl.DataFrame(
         {
@@ -300,15 +341,15 @@ def _hcpcsevents(chunk: Chunk, admitted: np.ndarray) -> pl.DataFrame:
 
 def _omr(chunk: Chunk) -> pl.DataFrame:
     """Measurements of the outpatient clinic: dates without a time of day."""
-    p, rng = chunk.patients, chunk.rng
+    p, rng = chunk.patients, chunk.rng("hosp/omr")
     owner, _ = spread(rng.poisson(1.6, len(p)))
     at = p.first[owner] + p.shift[owner] + rng.random(len(owner)) * (p.last - p.first)[owner]
     alive = pl.Series(at < chunk.death[owner])
-    heavier = p.chronic @ np.array([c.bmi for c in chunk.catalogue.chronic])
-    person = chunk.own_rng(2)
+    heavier = p.has(owner, at) @ np.array([c.bmi for c in chunk.catalogue.chronic])
+    person = chunk.rng("body mass")
     height = np.where(p.female, 63.5, 69.0) + person.normal(0, 2.7, len(p))
-    bmi = person.normal(26.5, 3.5, len(p)).clip(15, 30) + heavier
-    bmi_now = (bmi[owner] + rng.normal(0, 0.7, len(owner))).round(1)
+    bmi = person.normal(26.5, 3.5, len(p)).clip(15, 30)
+    bmi_now = (bmi[owner] + heavier + rng.normal(0, 0.7, len(owner))).round(1)
     pounds = (bmi_now * height[owner] ** 2 / 703).round(1)
     pressure = [
         f"{s:.0f}/{d:.0f}"
@@ -343,13 +384,13 @@ def _omr(chunk: Chunk) -> pl.DataFrame:
 
 def _write_orders(chunk: Chunk, out: TableFiles, admitted: np.ndarray) -> None:
     """Drugs from the order to the bedside: poe, prescriptions, pharmacy, emar."""
-    e, rng = chunk.encounters, chunk.rng
+    e, rng = chunk.encounters, chunk.rng("hosp/prescriptions")
     owner, drug = chunk.conditions("drugs")
     ordered = e.admitted[owner] & (rng.random(len(owner)) < 0.85)
     ward, extra = Ragged([WARD_DRUGS]).expand(np.zeros(len(admitted), np.int64))
     given = rng.random(len(ward)) < 0.7
-    tail, _ = spread(rng.poisson(2.0, len(admitted)))
-    rare = np.array(RARE_DRUGS, dtype=object)[long_tail(rng, len(RARE_DRUGS), len(tail))]
+    tail, _ = spread(rng.poisson(RARE_DRUGS, len(admitted)))
+    rare = chunk.rare_drugs[long_tail(rng, len(chunk.rare_drugs), len(tail))]
     row = np.concatenate([owner[ordered], admitted[ward[given]], admitted[tail]])
     names = np.concatenate([drug[ordered], extra[given], rare])
     stay = (e.discharge - e.admit)[row]
@@ -358,37 +399,32 @@ def _write_orders(chunk: Chunk, out: TableFiles, admitted: np.ndarray) -> None:
     start, stop = np.floor(start / 3600) * 3600, np.floor(stop / 3600) * 3600
     start = np.maximum(start, e.admit[row])
     stop = np.maximum(stop, start)
-    distinct = {name: drug_code(name) for name in set(names.tolist())}
-    number = np.array([distinct[name] for name in names], np.int64)
     frame = (
         pl.DataFrame(
             {
                 "row": row,
                 "subject_id": chunk.subject_id[row],
                 "hadm_id": chunk.hadm_id.gather(row),
-                "drug": text(names),
-                "number": number,
                 "start": start,
                 "stop": stop,
                 "discharge": e.discharge[row],
+                "died": e.died[row],
                 "emar": rng.random(len(chunk))[row] < 0.7,  # wards without scanners keep none
             }
         )
+        .hstack(chunk.products(row, names))
         .unique(["hadm_id", "drug"], keep="first", maintain_order=True)
         .sort("subject_id", "start", "drug")
         .with_columns(seq=10 + 2 * pl.int_range(pl.len()).over("subject_id"))
     )
     count = len(frame)
-    doses = rng.choice(np.array([5, 10, 20, 25, 40, 50, 81, 100, 325, 500, 650]), count)
     frame = frame.with_columns(
         poe_id=pl.format("{}-{}", "subject_id", "seq"),
         pharmacy_id=10_000_000 + chunk.number * 1_000_000 + pl.int_range(pl.len()),
         starttime=stamp(frame["start"].to_numpy()),
         stoptime=stamp(frame["stop"].to_numpy()),
         order_provider_id=provider(rng, count),
-        dose=pl.Series(doses),
         times=pl.Series(rng.choice(np.array([1, 2, 3, 4]), count)),
-        route=text(ROUTES[frame["number"].to_numpy() % len(ROUTES)]),
         entertime=stamp(frame["start"].to_numpy() - 1200),
     )
     out.write(
@@ -405,15 +441,15 @@ def _write_orders(chunk: Chunk, out: TableFiles, admitted: np.ndarray) -> None:
             "route",
             poe_seq="seq",
             drug_type=pl.lit("MAIN"),
-            formulary_drug_cd=pl.col("drug").str.slice(0, 4).str.to_uppercase()
-            + (pl.col("number") % 90 + 10).cast(pl.String),
-            gsn=(pl.col("number") % 1_000_000).cast(pl.String).str.zfill(6),
-            ndc=(pl.col("number") * 7 % 10**11).cast(pl.String).str.zfill(11),
-            prod_strength=pl.format("{}mg Tablet", "dose"),
-            dose_val_rx=pl.col("dose").cast(pl.String),
-            dose_unit_rx=pl.lit("mg"),
+            formulary_drug_cd="code",
+            gsn="gsn",
+            ndc="ndc",
+            prod_strength=pl.format("{} {}", "strength", "form"),
+            form_rx="form",
+            dose_val_rx="dose",
+            dose_unit_rx="dose_unit",
             form_val_disp=pl.lit("1"),
-            form_unit_disp=pl.lit("TAB"),
+            form_unit_disp="form_unit",
             doses_per_24_hrs="times",
         ),
     )
@@ -444,7 +480,7 @@ def _write_orders(chunk: Chunk, out: TableFiles, admitted: np.ndarray) -> None:
 
 def _write_poe(chunk: Chunk, out: TableFiles, drugs: pl.DataFrame, admitted: np.ndarray) -> None:
     """Orders: one for each drug, and the general ones of an admission."""
-    e, rng = chunk.encounters, chunk.rng
+    e, rng = chunk.encounters, chunk.rng("hosp/poe")
     kinds = [
         ("ADT orders", "Admit", 0.0),
         ("General Care", "Vitals/Monitoring", 0.05),
@@ -505,23 +541,30 @@ def _write_poe(chunk: Chunk, out: TableFiles, drugs: pl.DataFrame, admitted: np.
 
 
 def _write_emar(chunk: Chunk, out: TableFiles, drugs: pl.DataFrame) -> None:
-    rng = chunk.rng
+    rng = chunk.rng("hosp/emar")
     scanned = drugs.filter("emar")
     days = ((scanned["stop"] - scanned["start"]) / DAY).clip(0.3, 6)
     doses = (days * scanned["times"]).round().cast(pl.Int64).clip(1, 16).to_numpy()
     owner, place = spread(doses)
     given = scanned.select(
-        "subject_id", "hadm_id", "poe_id", "pharmacy_id", "drug", "dose", "route", "number"
-    )[owner]
+        "subject_id", "hadm_id", "poe_id", "pharmacy_id", "drug", "route",
+        "strength", "form", "dose", "dose_unit", "code",
+    )[owner]  # fmt: skip
     begin, step = scanned["start"].to_numpy()[owner], 24 * HOUR / scanned["times"].to_numpy()[owner]
     planned = begin + place * step
     inside = planned < scanned["discharge"].to_numpy()[owner]
     given, planned = given.filter(pl.Series(inside)), planned[inside]
     at = planned + rng.uniform(-0.3, 1, len(planned)) * HOUR
+    # A dose that was due at the bedside of somebody who has just died.
+    late = scanned.filter(pl.col("died") & pl.Series(rng.random(len(scanned)) < 0.1))
+    given = pl.concat([given, late.select(given.columns)])
+    planned = np.concatenate([planned, late["discharge"].to_numpy()])
+    at = np.concatenate([at, late["discharge"].to_numpy() + rng.uniform(60, 1200, len(late))])
     count = len(planned)
     said = rng.choice(
         np.array(["Administered", "Not Given", "Flushed"], dtype=object), count, p=[0.9, 0.07, 0.03]
     )
+    said[count - len(late) :] = "Not Given"
     emar = (
         given.with_columns(
             at=at,
@@ -558,10 +601,11 @@ def _write_emar(chunk: Chunk, out: TableFiles, drugs: pl.DataFrame) -> None:
         "pharmacy_id",
         parent_field_ordinal=pl.lit(None, pl.String),
         administration_type=pl.lit("Standard Maintenance Medication"),
-        dose_due=pl.col("dose").cast(pl.String),
-        dose_due_unit=pl.lit("mg"),
+        dose_due="dose",
+        dose_due_unit="dose_unit",
         dose_given=pl.lit(None, pl.String),
         dose_given_unit=pl.lit(None, pl.String),
+        product_code=pl.lit(None, pl.String),
         product_description=pl.lit(None, pl.String),
         route=pl.lit(None, pl.String),
     )
@@ -574,11 +618,11 @@ def _write_emar(chunk: Chunk, out: TableFiles, drugs: pl.DataFrame) -> None:
         administration_type=pl.lit(None, pl.String),
         dose_due=pl.lit(None, pl.String),
         dose_due_unit=pl.lit(None, pl.String),
-        dose_given=pl.when(pl.col("number") % 50 == 0)
-        .then(pl.lit("___"))
-        .otherwise(pl.col("dose").cast(pl.String)),
-        dose_given_unit=pl.lit("mg"),
-        product_description=pl.format("{} {}mg", "drug", "dose"),
+        # Of some products nobody wrote down how much.
+        dose_given=pl.when(pl.col("code").str.ends_with("5")).then(pl.lit("___")).otherwise("dose"),
+        dose_given_unit="dose_unit",
+        product_code="code",
+        product_description=pl.format("{} {} {}", "drug", "strength", "form"),
         route="route",
     )
     out.write(

@@ -17,9 +17,11 @@ from wardround.sources.hospital.dictionaries import (
 from wardround.sources.hospital.encounters import HOUR
 from wardround.sources.hospital.files import TableFiles
 from wardround.sources.hospital.hosp import provider
-from wardround.sources.hospital.measure import draw_lab, shifts
+from wardround.sources.hospital.measure import draw_lab
 from wardround.sources.hospital.population import DAY
 
+#: What is sampled, blood first; each in a specimen of its own.
+FLUIDS = sorted({lab.fluid for lab in RARE_LABS}, key=lambda fluid: (fluid != "Blood", fluid))
 #: Days on which blood is drawn, at most.
 MAX_DAYS = 21
 
@@ -30,9 +32,9 @@ def write_laboratory(chunk: Chunk, out: TableFiles) -> None:
     out.write("hosp/microbiologyevents", _microbiologyevents(chunk))
 
 
-def _draws(chunk: Chunk) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Every round of blood: encounter, time, and how far the patient has recovered (1: not)."""
-    e, rng = chunk.encounters, chunk.rng
+def _draws(chunk: Chunk) -> tuple[np.ndarray, np.ndarray]:
+    """Every round of blood: encounter and time."""
+    e, rng = chunk.encounters, chunk.rng("blood draws")
     # In the ED most patients are bled once, the sicker ones more surely.
     chance = 0.62 + 0.12 * np.clip(e.severity, -2, 2)
     first = np.flatnonzero(chunk.visit & (rng.random(len(chunk)) < chance))
@@ -47,37 +49,32 @@ def _draws(chunk: Chunk) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         np.floor(e.admit[row] / DAY) * DAY + (day + 1) * DAY + rng.normal(6, 0.7, len(row)) * HOUR
     )
     inside = (morning > e.admit[row]) & (morning < e.discharge[row])
-    row, morning, day = row[inside], morning[inside], day[inside]
-    ill = np.where(e.died[row], 1 + 0.04 * day, np.exp(-day / 6))
+    row, morning = row[inside], morning[inside]
     # A sample that was under way when the patient died is still measured.
     late = np.flatnonzero(e.died & (rng.random(len(chunk)) < 0.3))
     after = e.discharge[late] + rng.uniform(60, 1500, len(late))
-    return (
-        np.concatenate([first, row, late]),
-        np.concatenate([early, morning, after]),
-        np.concatenate([np.ones(len(first)), ill, np.full(len(late), 1.3)]),
-    )
+    return np.concatenate([first, row, late]), np.concatenate([early, morning, after])
 
 
 def _labevents(chunk: Chunk) -> pl.DataFrame:
-    e, rng = chunk.encounters, chunk.rng
-    row, at, ill = _draws(chunk)
-    names = list(LABS)
-    moved = shifts(chunk.catalogue, chunk.patients, e, "labs", names)
+    rng = chunk.rng("hosp/labevents")
+    row, at = _draws(chunk)
+    severity = chunk.severity(row, at)
+    moved = chunk.shifts(row, severity, "labs", list(LABS))
     stored = at + rng.uniform(25, 150, len(row)) * 60
-    specimen = 60_000_000 + chunk.number * 1_000_000 + np.arange(len(row))
+    specimen = 60_000_000 + chunk.number * 1_000_000 + len(FLUIDS) * np.arange(len(row))
     doctor = provider(rng, len(row))
     pieces = []
     for number, (name, lab) in enumerate(LABS.items()):
         if name in BASIC_LABS:
             taken = rng.random(len(row)) < 0.96
         else:
-            wanted = np.where(moved[row, number] != 0, 0.7, 0.12)
+            wanted = np.where(moved[:, number] != 0, 0.7, 0.12)
             taken = rng.random(len(row)) < wanted
         draw = np.flatnonzero(taken)
-        value = draw_lab(rng, name, moved[row[draw], number], e.severity[row[draw]] * ill[draw])
+        value = draw_lab(rng, name, moved[draw, number], severity[draw])
         pieces.append(_results(lab, draw, value))
-    many = np.minimum(rng.poisson(0.8, len(row)), 6)
+    many = np.minimum(rng.poisson(1.0, len(row)), 8)
     draw, _ = spread(many)
     which = long_tail(rng, len(RARE_LABS), len(draw))
     for number, lab in enumerate(RARE_LABS):
@@ -93,7 +90,7 @@ def _labevents(chunk: Chunk) -> pl.DataFrame:
     frame = results.with_columns(
         subject_id=chunk.subject_id[row[draw]],
         hadm_id=chunk.hadm_id.gather(row[draw]),
-        specimen_id=specimen[draw],
+        specimen_id=specimen[draw] + results["fluid"].to_numpy(),
         order_provider_id=doctor.gather(draw),
         charttime=stamp(np.floor(at[draw] / 60) * 60),
         storetime=stamp(np.floor(stored[draw] / 60) * 60),
@@ -102,7 +99,7 @@ def _labevents(chunk: Chunk) -> pl.DataFrame:
         value=pl.when(pl.Series(unread)).then(pl.lit("___")).otherwise("value"),
         valuenum=pl.when(pl.Series(unread)).then(None).otherwise("valuenum"),
         comments=pl.when(pl.Series(unread)).then(pl.lit("___")),
-    ).drop("draw")
+    ).drop("draw", "fluid")
     frame = frame.sort("subject_id", "charttime", "specimen_id", "itemid")
     # The real table holds some results twice under two ids.
     frame = pl.concat([frame, frame.gather_every(701)])
@@ -116,6 +113,7 @@ def _results(lab: Lab, draw: np.ndarray, value: np.ndarray) -> pl.DataFrame:
     return pl.DataFrame(
         {
             "draw": draw,
+            "fluid": np.full(len(draw), FLUIDS.index(lab.fluid)),
             "itemid": np.full(len(draw), lab.itemid),
             "value": written.cast(pl.String),
             "valuenum": number,
@@ -128,7 +126,7 @@ def _results(lab: Lab, draw: np.ndarray, value: np.ndarray) -> pl.DataFrame:
 
 
 def _microbiologyevents(chunk: Chunk) -> pl.DataFrame:
-    e, rng = chunk.encounters, chunk.rng
+    e, rng = chunk.encounters, chunk.rng("hosp/microbiologyevents")
     infected = np.array([a.infection for a in chunk.catalogue.acute])[e.acute]
     cultured = np.flatnonzero(e.admitted & (rng.random(len(chunk)) < np.where(infected, 0.8, 0.08)))
     count = len(cultured)

@@ -39,20 +39,28 @@ def visit_risks(chunk: Chunk) -> pl.DataFrame:
 
 
 def patient_states(chunk: Chunk) -> pl.DataFrame:
-    """One row a patient: every chronic condition, and the frailty that no record shows."""
-    names = [c.name for c in chunk.catalogue.chronic]
-    present = {name: chunk.patients.chronic[:, i] for i, name in enumerate(names)}
-    return pl.DataFrame(
-        {"subject_id": chunk.patients.subject_id, "frailty": chunk.patients.frailty} | present
-    )
+    """One row a patient: when each chronic condition began (null: never), and what no record shows.
+
+    An onset before `observed_from` is a condition that the patient came with. All times are in the
+    patient's shifted calendar.
+    """
+    p = chunk.patients
+    start, end = p.first + p.shift, p.last + p.shift
+    onset = {
+        condition.name: stamp(p.onset[:, number], p.onset[:, number] < chunk.death)
+        for number, condition in enumerate(chunk.catalogue.chronic)
+    }
+    own = {"subject_id": p.subject_id, "frailty": p.frailty}
+    return pl.DataFrame(own | {"observed_from": stamp(start), "observed_to": stamp(end)} | onset)
 
 
 def edge_cases(chunk: Chunk) -> pl.DataFrame:
     """Visits where rules of labels part ways: `case`, and what truly happened.
 
     `case`: `shared_admission` (the earlier of two ED stays of one admission), `same_day_death`
-    (dies at home on the day of discharge), `died_in_ed`, `longer_than_a_day`, `icu_before_leaving`
-    (the ICU admits before the ED writes off), `late_icu` (more than 12 hours after leaving).
+    (dies at home on the day of discharge; every ED stay of the admission), `died_in_ed`,
+    `longer_than_a_day`, `icu_before_leaving` (the ICU admits before the ED writes off), `late_icu`
+    (more than 12 hours after leaving).
     """
     e = chunk.encounters
     in_hours = np.where(chunk.in_icu, (e.icu_in - e.leave) / HOUR, np.nan)
@@ -66,14 +74,18 @@ def edge_cases(chunk: Chunk) -> pl.DataFrame:
         "icu_before_leaving": in_hours < 0,
         "late_icu": in_hours > 12,
     }
-    pieces = []
+    earlier, stay, start, end = earlier_stays(chunk)
+    soon = chunk.in_icu[earlier] & (e.icu_in[earlier] <= end + 12 * HOUR)
+    critical = e.died[earlier] | soon
+    pieces = [_case(chunk, "shared_admission", earlier, stay, start, critical)]
     for name, found in cases.items():
         row = np.flatnonzero(found & chunk.visit)
         pieces.append(_case(chunk, name, row, chunk.ed_stay_id[row], e.start[row], e.critical[row]))
-    row, stay, start, end = earlier_stays(chunk)
-    soon = chunk.in_icu[row] & (e.icu_in[row] <= end + 12 * HOUR)
-    pieces.append(_case(chunk, "shared_admission", row, stay, start, e.died[row] | soon))
-    return pl.concat(pieces).sort("subject_id", "intime")
+    both = cases["same_day_death"][earlier]
+    pieces.append(
+        _case(chunk, "same_day_death", earlier[both], stay[both], start[both], critical[both])
+    )
+    return pl.concat(pieces).sort("subject_id", "intime", "case")
 
 
 def _case(

@@ -14,6 +14,8 @@ YEAR = 365.25 * DAY
 ICD10_FROM = 1_443_657_600
 #: First and last day of the hospital's records, real time: 2008 to 2022.
 RECORDS_FROM, RECORDS_TO = 1_199_145_600, 1_672_444_800
+#: Years for which a patient has had a condition at the first observation, on average.
+SINCE = 8.0
 YEAR_GROUPS = (
     "2008 - 2010",
     "2011 - 2013",
@@ -43,11 +45,11 @@ class Patients:
         year_group: index into `YEAR_GROUPS`: the real years of the anchor.
         shift: seconds from real to shifted time, whole days.
         first, last: when the patient is under observation, real seconds.
-        chronic: (n, conditions) bool.
+        onset: (n, conditions); when each chronic condition began, shifted seconds; inf: it did not
+            while the patient was observed.
         frailty: standard normal; moves every decision to admit, and no record shows it.
         set_point: (n, 6) standard normal; where the patient's own vital signs rest.
-        hospital_burden, critical_burden: summed log-odds of the chronic conditions.
-        attendance: log-rate of visits.
+        attendance: log-rate of visits, chronic conditions apart.
     """
 
     subject_id: np.ndarray
@@ -59,16 +61,18 @@ class Patients:
     shift: np.ndarray
     first: np.ndarray
     last: np.ndarray
-    chronic: np.ndarray
+    onset: np.ndarray
     frailty: np.ndarray
     set_point: np.ndarray
-    hospital_burden: np.ndarray
-    critical_burden: np.ndarray
     attendance: np.ndarray
     race: np.ndarray
 
     def __len__(self) -> int:
         return len(self.subject_id)
+
+    def has(self, patient: np.ndarray, at: np.ndarray) -> np.ndarray:
+        """Which chronic conditions a patient has at a time (shifted): (n, conditions) bool."""
+        return self.onset[patient] <= at[:, None]
 
 
 def sigmoid(x: np.ndarray) -> np.ndarray:
@@ -92,11 +96,9 @@ def draw_patients(
     anchor_year = year_of(anchor + shift)
     birth_year = (year_of(first + shift) - age).astype(np.int64)
     real_year = year_of(anchor)
-    chronic = _draw_conditions(rng, catalogue, age)
+    present = _draw_conditions(rng, catalogue, age)
+    years = _draw_onsets(rng, catalogue, present, age, span / YEAR)
     female = rng.random(count) < 0.53
-    hospital = np.array([c.hospital for c in catalogue.chronic])
-    critical = np.array([c.critical for c in catalogue.chronic])
-    attender = np.array([c.attender for c in catalogue.chronic])
     names, shares = zip(*RACES, strict=True)
     return Patients(
         subject_id=subject_id,
@@ -108,12 +110,10 @@ def draw_patients(
         shift=shift,
         first=first,
         last=first + span,
-        chronic=chronic,
+        onset=(first + shift)[:, None] + years * YEAR,
         frailty=rng.normal(0, 1, count),
         set_point=rng.normal(0, 1, (count, len(VITALS))),
-        hospital_burden=chronic @ hospital,
-        critical_burden=chronic @ critical,
-        attendance=rng.normal(-0.9, 0.95, count) + chronic @ attender,
+        attendance=rng.normal(-0.9, 1.0, count),
         race=rng.choice(np.array(names, dtype=object), count, p=shares),
     )
 
@@ -134,3 +134,35 @@ def _draw_conditions(rng: np.random.Generator, catalogue: Catalogue, age: np.nda
             logit = logit + odds * present[:, names.index(other)]
         present[:, number] = rng.random(len(age)) < sigmoid(logit)
     return present
+
+
+def _draw_onsets(
+    rng: np.random.Generator,
+    catalogue: Catalogue,
+    present: np.ndarray,
+    age: np.ndarray,
+    observed: np.ndarray,
+) -> np.ndarray:
+    """Years from the first observation to each condition's onset: (n, conditions).
+
+    Below 0 where it was `present`, inf where it does not come within the years `observed`. A hazard
+    is constant within a year of observation, and knows the risk factors that its year began with.
+    """
+    names = [c.name for c in catalogue.chronic]
+    year = np.arange(int(np.ceil(observed.max())))
+    lasted = np.minimum(rng.exponential(SINCE, present.shape), 0.8 * age[:, None])
+    onset = np.where(present, -lasted, np.inf)
+    for number, condition in enumerate(catalogue.chronic):
+        log_rate = np.log(condition.onset) + condition.per_decade * (age[:, None] + year - 65) / 10
+        for other, odds in condition.risk.items():
+            log_rate = log_rate + odds * (onset[:, [names.index(other)]] <= year)
+        rate = np.exp(log_rate)
+        reached = np.cumsum(rate, axis=1)
+        threshold = rng.exponential(1, len(age))
+        whole = (reached < threshold[:, None]).sum(axis=1)  # years that pass without it
+        comes = np.minimum(whole, len(year) - 1)
+        over = reached[np.arange(len(age)), comes] - threshold
+        when = comes + 1 - over / rate[np.arange(len(age)), comes]
+        new = ~present[:, number] & (whole < len(year)) & (when < observed)
+        onset[new, number] = when[new]
+    return onset
