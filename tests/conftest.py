@@ -68,7 +68,8 @@ class Hospital:
 
     def table(self, name: str) -> list[dict[str, Any]]:
         """Rows of a source table such as `ed/edstays`, times parsed."""
-        return pl.read_csv(self.files / f"{name}.csv.gz", try_parse_dates=True).to_dicts()
+        path = self.files / f"{name}.csv.gz"
+        return pl.read_csv(path, try_parse_dates=True, infer_schema_length=None).to_dicts()
 
     def oracle(self, name: str) -> pl.DataFrame:
         return pl.read_parquet(self.files / "oracle" / f"{name}.parquet")

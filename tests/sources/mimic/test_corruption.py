@@ -514,7 +514,7 @@ def _cases() -> Iterator[object]:
 @pytest.fixture(scope="module")
 def sheets(tmp_path_factory):
     folder = tmp_path_factory.mktemp("corruption") / "hospital"
-    generate_hospital(folder, patients=40, seed=1)
+    generate_hospital(folder, patients=60, seed=1)
     sheets = {}
     for table in BESIDE:
         with gzip.open(folder / f"{table}.csv.gz", "rt", newline="") as stream:
