@@ -11,6 +11,7 @@ from pathlib import Path
 import duckdb
 import polars as pl
 import pytest
+from rich.console import Console
 
 from wardround.errors import WardroundError
 from wardround.sources.mimic import IngestReport, TableReport, format_report, ingest_mimic
@@ -409,9 +410,12 @@ def test_chosen_tables_alone_are_read(ingest):
     assert store.provenance["left_out"] == report.left_out
     assert "icu/chartevents" not in store.provenance["files"]
     assert report.unread == ["ed/extra"]
-    caption = str(format_report(report).caption)
-    assert "Not read, as no map has it: ed/extra" in caption
-    assert "Left out by choice: hosp/admissions" in caption
+    terminal = Console(width=80, record=True)
+    terminal.print(format_report(report))
+    text = " ".join(terminal.export_text().split())
+    assert "│ hosp/patients │" in text, "a narrow terminal cuts no name"
+    assert "Not read, as no map has it: ed/extra" in text
+    assert "Left out by choice: hosp/admissions" in text
 
 
 def test_the_ed_alone_is_the_ed_of_the_whole(ingest):

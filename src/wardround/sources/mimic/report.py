@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+from rich.console import Group
 from rich.table import Table
 
 from wardround.errors import WardroundError
@@ -143,28 +144,28 @@ def missing_tables(maps: Mapping[str, Module], present: Mapping[str, Any]) -> li
     return [f"{module}/{table}" for table, module in named.items() if table not in present]
 
 
-def format_report(report: IngestReport) -> Table:
-    """The ledger for the terminal."""
+def format_report(report: IngestReport) -> Group:
+    """The ledger for the terminal, and below it what there is to say."""
     table = Table(
         "Table",
         *("Rows", "Kept", "Empty", "Rejected", "Events"),
-        "Notes",
         title=(
             f"{report.source} {report.source_version} ({report.access}): "
             f"{report.subjects:,} subjects, {report.events:,} events in {report.seconds:.1f} s"
         ),
-        caption=_caption(report),
+        title_justify="left",
     )
-    for column in table.columns[1:6]:
+    for column in table.columns[1:]:
         column.justify = "right"
     for name, ledger in report.tables.items():
         numbers = [ledger.rows, ledger.kept, ledger.empty, sum(ledger.rejected.values())]
         numbers.append(sum(ledger.events.values()))
-        table.add_row(name, *(f"{n:,}" for n in numbers), "; ".join(ledger.notes))
-    return table
+        table.add_row(name, *(f"{n:,}" for n in numbers))
+    notes = [f"{name}: {'; '.join(t.notes)}" for name, t in report.tables.items() if t.notes]
+    return Group(table, *notes, *_remarks(report))
 
 
-def _caption(report: IngestReport) -> str:
+def _remarks(report: IngestReport) -> list[str]:
     lines = ["Stays: " + ", ".join(f"{n:,} {kind}" for kind, n in report.stays.items())]
     if report.duplicate_stays:
         lines.append(f"Stays listed again under the same id, left out: {report.duplicate_stays:,}")
@@ -176,4 +177,4 @@ def _caption(report: IngestReport) -> str:
         lines.append("Not read, as no map has it: " + ", ".join(report.unread))
     if report.changed_files:
         lines.append("Differs from SHA256SUMS.txt: " + ", ".join(report.changed_files))
-    return "\n".join(lines)
+    return lines
