@@ -234,6 +234,8 @@ def test_the_published_rules(hospital: Any, tmp_path: Path) -> None:
     assert auroc(results[0], "news") == auroc(results[0], "news2")
     assert auroc(results[1], "news") != auroc(results[1], "news2"), "NEWS2 without SpO2"
     assert any("published rules" in note for note in results[1].notes)
+    kinds = [task.models[-1].importance_kind for task in results]
+    assert "standardised" in kinds[0] and "raw column" in kinds[1]
 
 
 def test_the_published_sizes_train(hospital: Any, tmp_path: Path) -> None:

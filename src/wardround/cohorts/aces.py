@@ -106,9 +106,12 @@ class AcesTask:
 
 
 def _named_rows(config: Any, path: Path) -> pl.LazyFrame:
-    """The rows of a shard that a task can tell apart: those of its predicates, and both ends of
-    each record, where windows without a bound stop. The engine reads and groups all it is given."""
-    rows = pl.scan_parquet(path)
+    """The rows of a shard that a task can tell apart.
+
+    Those of its predicates, and both ends of each record, where windows without a bound stop. The
+    engine reads and groups all that it is given.
+    """
+    rows = pl.scan_parquet(path, glob=False)
     if "_ANY_EVENT" in config.plain_predicates or "_ANY_EVENT" in str(config.windows):
         return rows
     time = pl.col("time")

@@ -1,5 +1,4 @@
-"""The leak audit: what a task would read too early, what gives its outcome away, and what a view
-does with it."""
+"""The leak audit: what would be read too early, what gives an outcome away, what a view does."""
 
 from __future__ import annotations
 

@@ -114,9 +114,6 @@ class EdTriageConfig(SystemConfig):
     def _whole(self) -> Self:
         if abs(sum(self.fractions) - 1) > 1e-9:
             raise ValueError(f"fractions must add up to 1, got {self.fractions}")
-        if (
-            self.paper_compat
-            and self.lookback_days != type(self).model_fields["lookback_days"].default
-        ):
+        if self.paper_compat and self.lookback_days != LOOKBACK_DAYS:
             raise ValueError("paper_compat has its own lookback of 1,780 days; leave lookback_days")
         return self

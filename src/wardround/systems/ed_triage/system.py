@@ -47,6 +47,8 @@ IMPORTANCE_KIND = {
     "autoscore": "share of the points that the variable can give",
     "logistic_regression": "size of the standardised coefficient, as a share",
 }
+#: With `paper_compat` the columns are raw, and their coefficients go by their units.
+RAW_COEFFICIENTS = "size of the coefficient of the raw column, as a share; units differ"
 TREE_IMPORTANCE = "share of the trees' gain"
 #: Measured on the other split, too: of the tabular models the one that remembers patients best.
 SPLIT_CONTROL_MODEL = "random_forest"
@@ -235,7 +237,7 @@ def _evaluate_task(
                 thresholds=thresholds,
                 subgroups=None if model in SCORES else groups,
                 importance=[Importance(feature=f, value=v) for f, v in ranked],
-                importance_kind=IMPORTANCE_KIND.get(model, TREE_IMPORTANCE) if ranked else "",
+                importance_kind=_importance_kind(model, config) if ranked else "",
             )
         )
         risks[model] = risk[test]
@@ -254,6 +256,12 @@ def _evaluate_task(
         comparisons=_comparisons(card, y[test], risks, ranks, resamples),
         notes=_notes(card, fitted, task, config, int(y[test].sum())),
     ), pl.concat(frames) if frames else _predictions(task, "", np.zeros(len(y)), 0.5).clear()
+
+
+def _importance_kind(model: str, config: EdTriageConfig) -> str:
+    if config.paper_compat and model == "logistic_regression":
+        return RAW_COEFFICIENTS
+    return IMPORTANCE_KIND.get(model, TREE_IMPORTANCE)
 
 
 def _predictions(
