@@ -17,6 +17,13 @@ from wardround.evaluation.metrics import (
     calibration,
     expected_calibration_error,
 )
+from wardround.evaluation.other import evaluate_classes, evaluate_number
+from wardround.evaluation.protocol import (
+    comparisons_with_best,
+    predictions_of,
+    split_counts,
+    spread,
+)
 from wardround.evaluation.results import (
     CalibrationBin,
     Curves,
@@ -33,6 +40,14 @@ from wardround.evaluation.results import (
     SubgroupRow,
     TaskResult,
 )
+from wardround.evaluation.trajectory import (
+    Kind,
+    Mover,
+    RiskCurve,
+    RiskCurves,
+    RiskPoint,
+    StayEvent,
+)
 
 __all__ = [
     "Calibration",
@@ -41,14 +56,20 @@ __all__ = [
     "Estimate",
     "FlowStep",
     "Importance",
+    "Kind",
     "ModelResult",
+    "Mover",
     "OperatingPoint",
     "PairedComparison",
     "Reported",
     "Resamples",
     "Results",
+    "RiskCurve",
+    "RiskCurves",
+    "RiskPoint",
     "SplitCount",
     "StageTiming",
+    "StayEvent",
     "SubgroupRow",
     "TaskResult",
     "auprc",
@@ -56,11 +77,17 @@ __all__ = [
     "brier",
     "calibration",
     "choose_thresholds",
+    "comparisons_with_best",
     "estimate",
     "evaluate_binary",
+    "evaluate_classes",
+    "evaluate_number",
     "expected_calibration_error",
     "operating_point",
     "paired_comparison",
+    "predictions_of",
     "shuffle_labels",
+    "split_counts",
+    "spread",
     "wilson_interval",
 ]

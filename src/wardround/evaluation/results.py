@@ -31,12 +31,12 @@ class FlowStep(_Part):
 
 
 class SplitCount(_Part):
-    """Size and outcome of one split."""
+    """Size of one split; `positives` is null where the outcome is not binary."""
 
     split: str
     subjects: int
     rows: int
-    positives: int
+    positives: int | None
 
 
 class OperatingPoint(_Part):
@@ -92,7 +92,8 @@ class ModelResult(_Part):
     Attributes:
         name: key in the card, such as `gradient_boosting`.
         label: as people read it.
-        metrics: `auroc`, `auprc`, `brier`, `calibration_intercept`, `calibration_slope`, `ece`.
+        metrics: `auroc`, `auprc`, `brier`, `calibration_intercept`, `calibration_slope`, `ece` of
+            a binary outcome; `mae`, `bias` of a number; `top_1`, `top_5` of a class.
         importance_kind: what the importance values are, such as `permutation, loss of AUROC`.
         note: anything that a reader of the row must know.
     """

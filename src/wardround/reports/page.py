@@ -62,7 +62,7 @@ def render_report(results: Results, path: Path) -> None:
         path: the HTML file; it needs no other file and no network.
     """
     paper = _PaperNumbers(results.reported)
-    page = _environment().get_template("run.html.j2")
+    page = environment().get_template("run.html.j2")
     text = page.render(
         results=results,
         paper=paper,
@@ -99,7 +99,7 @@ def compare_report(runs: Sequence[Results], path: Path) -> None:
             for letter, run in zip(_letters(len(runs)), runs, strict=True)
         )
         raise WardroundError(f"these runs have no task in common: {has}")
-    page = _environment().get_template("comparison.html.j2")
+    page = environment().get_template("comparison.html.j2")
     letters = _letters(len(runs))
     text = page.render(
         runs=list(zip(letters, runs, strict=True)),
@@ -110,8 +110,9 @@ def compare_report(runs: Sequence[Results], path: Path) -> None:
     path.write_text(text, encoding="utf-8")
 
 
-def _environment() -> Environment:
-    environment = Environment(
+def environment() -> Environment:
+    """Templates of this room, with filters that write numbers as text; all is escaped."""
+    jinja = Environment(
         loader=PackageLoader("wardround.reports"),
         autoescape=True,
         trim_blocks=True,
@@ -126,10 +127,10 @@ def _environment() -> Environment:
         "duration": words.duration,
         "p_value": words.p_value,
     }
-    environment.filters.update(filters)
+    jinja.filters.update(filters)
     # A closing tag inside the library's text would end the script early.
-    environment.globals["plotly"] = lambda: Markup(get_plotlyjs().replace("</script", "<\\/script"))
-    return environment
+    jinja.globals["plotly"] = lambda: Markup(get_plotlyjs().replace("</script", "<\\/script"))
+    return jinja
 
 
 def _warnings(results: Results) -> list[str]:
@@ -156,6 +157,7 @@ def _task_context(task: TaskResult, paper: _PaperNumbers) -> dict[str, Any]:
     metrics = _present(task.models, _COLUMNS)
     return {
         "result": task,
+        "binary": all(split.positives is not None for split in task.splits),
         "verdict": words.verdict(task),
         "best": best,
         "metrics": metrics,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from wardround.evaluation import Estimate, ModelResult, TaskResult
+from wardround.evaluation import Estimate, ModelResult, SplitCount, TaskResult
 
 METRICS = {
     "auroc": "AUROC",
@@ -13,6 +13,9 @@ METRICS = {
     "calibration_intercept": "Cal. intercept",
     "calibration_slope": "Cal. slope",
     "ece": "ECE",
+    "mae": "Mean absolute error",
+    "top_1": "Top 1",
+    "top_5": "Top 5",
 }
 #: Shuffled labels beyond this distance from one half mean that something leaks.
 CHANCE_BAND = 0.03
@@ -72,6 +75,8 @@ def verdict(task: TaskResult) -> list[str]:
     held_out = task.splits[-1] if task.splits else None
     if held_out is None or not held_out.rows:
         return ["No held-out rows: nothing was measured."]
+    if held_out.positives is None:
+        return _other(task, held_out)
     sentences = [
         f"{held_out.positives:,} of {held_out.rows:,} held-out {task.unit} "
         f"({percent(held_out.positives / held_out.rows)}, {held_out.subjects:,} patients) had the "
@@ -85,6 +90,18 @@ def verdict(task: TaskResult) -> list[str]:
     sentences += _calibrated(best)
     sentences += _shuffled(task.controls)
     return sentences
+
+
+def _other(task: TaskResult, held_out: SplitCount) -> list[str]:
+    """Of an outcome that is a number or a class: the first metric of each model."""
+    found = [(m.label, name, e) for m in task.models for name, e in list(m.metrics.items())[:1]]
+    measured = "; ".join(
+        f"{label}: {metric_label(name)} {number(e.value)}"
+        + (f" ({interval(e)})" if interval(e) else "")
+        for label, name, e in found
+    )
+    rows = f"{held_out.rows:,} held-out {task.unit} of {held_out.subjects:,} patients."
+    return [rows, f"{measured}."] if found else [rows]
 
 
 def _ranking(best: ModelResult) -> list[str]:

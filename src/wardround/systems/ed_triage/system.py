@@ -15,21 +15,21 @@ import polars as pl
 from wardround import __version__
 from wardround.errors import WardroundError
 from wardround.evaluation import (
-    Estimate,
     FlowStep,
     Importance,
     ModelResult,
-    PairedComparison,
     Resamples,
     Results,
-    SplitCount,
     TaskResult,
     auprc,
     auroc,
     choose_thresholds,
+    comparisons_with_best,
     evaluate_binary,
-    paired_comparison,
+    predictions_of,
     shuffle_labels,
+    split_counts,
+    spread,
 )
 from wardround.models import lightgbm_trees
 from wardround.progress import track
@@ -242,7 +242,10 @@ def _evaluate_task(
         )
         risks[model] = risk[test]
         ranks[model] = auroc(y[tuning], risk[tuning])
-        frames.append(_predictions(task, model, risk, next(iter(thresholds.values()), 0.5)))
+        threshold = next(iter(thresholds.values()), 0.5)
+        frames.append(predictions_of(task.frame, risk, threshold, task=task.name, model=model))
+    nothing = predictions_of(task.frame.clear(), np.empty(0), 0.5, task=task.name, model="")
+    predictions = pl.concat([nothing, *frames])
     described = card.tasks[task.name]
     return TaskResult(
         name=task.name,
@@ -250,48 +253,18 @@ def _evaluate_task(
         description=described.description,
         unit="visits",
         flow=[FlowStep(step=s.step, rows=s.rows, subjects=s.subjects) for s in task.flow],
-        splits=_split_counts(task),
+        splits=split_counts(task.frame, SPLITS),
         models=models,
         controls=_controls(fitted, task, config),
-        comparisons=_comparisons(card, y[test], risks, ranks, resamples),
+        comparisons=comparisons_with_best(y[test], risks, ranks, card.models, resamples),
         notes=_notes(card, fitted, task, config, int(y[test].sum())),
-    ), pl.concat(frames) if frames else _predictions(task, "", np.zeros(len(y)), 0.5).clear()
+    ), predictions.filter(pl.col("split") != "train")
 
 
 def _importance_kind(model: str, config: EdTriageConfig) -> str:
     if config.paper_compat and model == "logistic_regression":
         return RAW_COEFFICIENTS
     return IMPORTANCE_KIND.get(model, TREE_IMPORTANCE)
-
-
-def _predictions(
-    task: PreparedTask, model: str, risk: np.ndarray, threshold: float
-) -> pl.DataFrame:
-    return task.frame.select(
-        "subject_id",
-        "prediction_time",
-        "boolean_value",
-        pl.Series("predicted_boolean_value", risk >= threshold),
-        pl.Series("predicted_boolean_probability", risk),
-        pl.lit(task.name).alias("task"),
-        pl.lit(model).alias("model"),
-        "split",
-    ).filter(pl.col("split") != "train")
-
-
-def _split_counts(task: PreparedTask) -> list[SplitCount]:
-    counts = []
-    for split in SPLITS:
-        rows = task.frame.filter(pl.col("split") == split)
-        counts.append(
-            SplitCount(
-                split=split,
-                subjects=rows["subject_id"].n_unique(),
-                rows=len(rows),
-                positives=int(rows["boolean_value"].sum()),
-            )
-        )
-    return counts
 
 
 def _controls(fitted: Fitted, task: PreparedTask, config: EdTriageConfig) -> list[ModelResult]:
@@ -304,8 +277,8 @@ def _controls(fitted: Fitted, task: PreparedTask, config: EdTriageConfig) -> lis
                 name="shuffled_labels",
                 label="Labels shuffled (control)",
                 metrics={
-                    "auroc": _spread(found[:, 0]),
-                    "auprc": _spread(found[:, 1]),
+                    "auroc": spread(found[:, 0]),
+                    "auprc": spread(found[:, 1]),
                 },
                 note=f"Mean of {len(found)} LightGBM models, each on training labels dealt out "
                 "anew; the interval holds the middle 95 % of them.",
@@ -330,37 +303,6 @@ def _controls(fitted: Fitted, task: PreparedTask, config: EdTriageConfig) -> lis
             )
         )
     return controls
-
-
-def _spread(values: np.ndarray) -> Estimate:
-    low, high = np.percentile(values, [2.5, 97.5])
-    return Estimate(value=float(values.mean()), low=float(low), high=float(high))
-
-
-def _comparisons(
-    card: Card,
-    y: np.ndarray,
-    risks: dict[str, np.ndarray],
-    ranks: dict[str, float],
-    resamples: Resamples,
-) -> list[PairedComparison]:
-    """The model that ranks best on tuning against every other."""
-    ranked = [name for name, value in ranks.items() if np.isfinite(value)]
-    if not 0 < y.sum() < len(y) or not ranked:
-        return []
-    best = max(ranked, key=ranks.__getitem__)
-    return [
-        paired_comparison(
-            y,
-            risks[best],
-            risks[other],
-            resamples,
-            first=card.models[best],
-            second=card.models[other],
-        )
-        for other in risks
-        if other != best
-    ]
 
 
 def _notes(
