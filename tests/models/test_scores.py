@@ -131,7 +131,7 @@ def test_whole_number_bins_at_every_edge(score: str, name: str) -> None:
 def test_the_tables_above_leave_no_item_out() -> None:
     for name, score in CLINICAL_SCORES.items():
         items = {item.input for item in score.items if not item.input.startswith("cci_")}
-        elsewhere = {"temperature", "acuity"}
+        elsewhere = {"temperature", "acuity", "acvpu", "gcs", "oxygen", "o2sat_on_oxygen"}
         assert items - elsewhere == set(WHOLE.get(name, {})), name
 
 
@@ -203,6 +203,48 @@ def test_news2_has_two_scales_of_saturation(o2sat: float, scale_1: int, scale_2:
     assert points("news2", o2sat=o2sat, hypercapnic=1) == scale_2
     assert points("news", o2sat=o2sat, hypercapnic=1) == scale_1
     assert points(clinical_scores(paper_compat=True)["news2"], o2sat=o2sat, hypercapnic=1) == 0
+
+
+@pytest.mark.parametrize(
+    ("o2sat", "expected"),
+    [(83, 3), (84, 2), (86, 1), (88, 0), (92, 0), (92.9, 0), (93, 1), (94, 1), (95, 2), (96, 2),
+     (97, 3), (100, 3)],
+)  # fmt: skip
+def test_scale_2_of_news2_counts_too_much_oxygen(o2sat: float, expected: int) -> None:
+    """Royal College of Physicians, NEWS2, chart 1; oxygen itself gains 2 more."""
+    gained = points("news2", o2sat=o2sat, hypercapnic=1, oxygen=1)
+    assert gained == expected + 2
+    assert points("news2", o2sat=np.nan, hypercapnic=1, oxygen=1) == 2
+
+
+@pytest.mark.parametrize(
+    ("score", "expected"),
+    [("news", (0, 0, 3, 3, 3)), ("news2", (0, 3, 3, 3, 3)), ("mews", (0, 0, 1, 2, 3))],
+)
+def test_consciousness(score: str, expected: tuple[int, ...]) -> None:
+    """Alert, confused, voice, pain, unresponsive."""
+    assert tuple(points(score, acvpu=level) for level in range(5)) == expected
+    assert points(score, acvpu=np.nan) == points(score) == 0
+
+
+def test_oxygen_gains_two_points_in_news_and_news2_only() -> None:
+    gained = {name: points(name, oxygen=1) - points(name, oxygen=0) for name in CLINICAL_SCORES}
+    assert {name for name, more in gained.items() if more} == {"news", "news2"}
+    assert gained["news"] == gained["news2"] == 2
+
+
+def test_coma_scale_of_rems() -> None:
+    gained = {15: 0, 14: 0, 13: 1, 11: 1, 10: 2, 8: 2, 7: 3, 5: 3, 4: 4, 3: 4}
+    assert {gcs: points("rems", gcs=gcs) for gcs in gained} == gained
+
+
+def test_a_sick_inpatient_by_hand() -> None:
+    """NEWS2: 2 + 2 + 2 (oxygen) + 1 + 2 + 3 + 1."""
+    vitals = {"resprate": 22, "o2sat": 93, "sbp": 105, "heartrate": 115, "temperature": 38.5}
+    assert points("news2", **vitals, oxygen=1, acvpu=1) == 13
+    # What the tables of the emergency department hold of it.
+    assert points("news2", **vitals) == 8
+    assert points(clinical_scores(paper_compat=True)["news2"], **vitals, oxygen=1, acvpu=4) == 6
 
 
 @pytest.mark.parametrize(("name", "weight"), CCI_WEIGHTS.items())

