@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import sys
 
-from wardround.progress import track
+from wardround.progress import live, track
 
 
 class Terminal(io.StringIO):
@@ -33,3 +33,18 @@ def test_a_file_sees_nothing(monkeypatch):
     monkeypatch.setattr(sys, "stderr", file)
     assert list(track(range(3), "Shards")) == [0, 1, 2]
     assert file.getvalue() == ""
+
+
+def test_a_live_bar_shows_figures(monkeypatch):
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "160")
+    with live("Pretraining", total=5, done=3) as advance:
+        advance("loss 2.345")
+        advance("loss 1.234")
+    assert "5/5" in screen.getvalue() and "loss 1.234" in screen.getvalue()
+    monkeypatch.setattr(sys, "stderr", hidden := Terminal())
+    with live("Pretraining", total=5, shown=False) as advance:
+        advance("loss 2.345")
+    assert hidden.getvalue() == ""

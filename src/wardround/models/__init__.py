@@ -1,6 +1,7 @@
 """Scores, estimators and networks: arrays or tensors in, predictions out; no files, no state."""
 
 from wardround.models.autoscore import AutoScore
+from wardround.models.decoder import Decoder, DecoderConfig
 from wardround.models.neural import CodeBagNet, TriageMLP, VitalsLSTM
 from wardround.models.preprocessing import MedianImputer, Standardiser
 from wardround.models.scores import CLINICAL_SCORES, CalibratedScore, Item, Score, clinical_scores
@@ -21,6 +22,8 @@ __all__ = [
     "BinaryEstimator",
     "CalibratedScore",
     "CodeBagNet",
+    "Decoder",
+    "DecoderConfig",
     "Item",
     "LightGBM",
     "MedianImputer",

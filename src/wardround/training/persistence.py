@@ -25,6 +25,8 @@ from wardround.models import (
     AutoScore,
     CalibratedScore,
     CodeBagNet,
+    Decoder,
+    DecoderConfig,
     Item,
     LightGBM,
     Score,
@@ -33,10 +35,11 @@ from wardround.models import (
 )
 
 ABOUT = "model.json"
-NETWORKS: dict[str, type[nn.Module]] = {
+NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "TriageMLP": TriageMLP,
     "CodeBagNet": CodeBagNet,
     "VitalsLSTM": VitalsLSTM,
+    "Decoder": lambda **sizes: Decoder(DecoderConfig(**sizes)),
 }
 #: What scikit-learn's trees hold beyond the types that skops trusts by itself.
 TRUSTED = ["sklearn.tree._tree.Tree"]
