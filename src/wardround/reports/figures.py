@@ -18,8 +18,8 @@ from wardround.evaluation import Curves, Estimate, ModelResult, SubgroupRow
 PALETTE = qualitative.Safe
 #: Models whose curves are drawn at first.
 SHOWN = 4
-_GREY = "#9aa3ad"
-_LAYOUT = {
+GREY = "#9aa3ad"
+LAYOUT = {
     "template": "plotly_white",
     "margin": {"l": 56, "r": 16, "t": 12, "b": 48},
     "font": {"family": "system-ui, sans-serif", "size": 12, "color": "#1c2733"},
@@ -63,12 +63,12 @@ def model_curves(models: Sequence[ModelResult], leading: Sequence[str], name: st
     for column, (x, y) in enumerate(titles, start=1):
         figure.update_xaxes(title=x, range=[-0.01, 1.01], zeroline=False, col=column)
         figure.update_yaxes(title=y, range=[-0.01, 1.01], zeroline=False, col=column)
-    figure.update_layout(_LAYOUT, margin={"l": 56, "r": 16, "t": 32, "b": 48})
+    figure.update_layout(LAYOUT, margin={"l": 56, "r": 16, "t": 32, "b": 48})
     figure.update_layout(
         height=470, legend={"orientation": "h", "y": -0.2, "groupclick": "togglegroup"}
     )
     figure.update_yaxes(title_standoff=4)
-    return _div(figure, name)
+    return div(figure, name)
 
 
 def _curves(curves: Curves, shared: dict[str, Any]) -> list[go.Scatter]:
@@ -76,16 +76,16 @@ def _curves(curves: Curves, shared: dict[str, Any]) -> list[go.Scatter]:
     (x, y), (recall, precision) = (zip(*points, strict=True) for points in (curves.roc, curves.pr))
     bins = curves.calibration
     return [
-        go.Scatter(x=_short(x), y=_short(y), mode="lines", **shared),
-        go.Scatter(x=_short(recall), y=_short(precision), mode="lines", showlegend=False, **shared),
+        go.Scatter(x=short(x), y=short(y), mode="lines", **shared),
+        go.Scatter(x=short(recall), y=short(precision), mode="lines", showlegend=False, **shared),
         go.Scatter(
-            x=_short([b.predicted for b in bins]),
-            y=_short([b.observed for b in bins]),
+            x=short([b.predicted for b in bins]),
+            y=short([b.observed for b in bins]),
             error_y={
                 "type": "data",
                 "symmetric": False,
-                "array": _short([max(b.high - b.observed, 0) for b in bins]),
-                "arrayminus": _short([max(b.observed - b.low, 0) for b in bins]),
+                "array": short([max(b.high - b.observed, 0) for b in bins]),
+                "arrayminus": short([max(b.observed - b.low, 0) for b in bins]),
                 "thickness": 1,
                 "width": 0,
             },
@@ -108,16 +108,16 @@ def forest(rows: Sequence[tuple[str, Estimate]], axis: str, name: str) -> str:
     """
     drawn = [(label, e) for label, e in rows if e.value is not None]
     values = [e.value for _, e in drawn if e.value is not None]
-    figure = go.Figure(layout=_LAYOUT)
+    figure = go.Figure(layout=LAYOUT)
     figure.add_trace(
         go.Scatter(
-            x=_short(values),
+            x=short(values),
             y=[label for label, _ in drawn],
             error_x={
                 "type": "data",
                 "symmetric": False,
-                "array": _short([_distance(e.high, e.value) for _, e in drawn]),
-                "arrayminus": _short([_distance(e.value, e.low) for _, e in drawn]),
+                "array": short([_distance(e.high, e.value) for _, e in drawn]),
+                "arrayminus": short([_distance(e.value, e.low) for _, e in drawn]),
                 "thickness": 1.5,
                 "width": 0,
             },
@@ -126,11 +126,11 @@ def forest(rows: Sequence[tuple[str, Estimate]], axis: str, name: str) -> str:
             hovertemplate="%{y}: %{x:.3f}<extra></extra>",
         )
     )
-    figure.add_vline(x=0.5, line={"color": _GREY, "dash": "dot", "width": 1})
+    figure.add_vline(x=0.5, line={"color": GREY, "dash": "dot", "width": 1})
     figure.update_yaxes(autorange="reversed", automargin=True, showgrid=False)
     figure.update_xaxes(title=axis, zeroline=False)
     figure.update_layout(showlegend=False, height=90 + 24 * len(drawn))
-    return _div(figure, name)
+    return div(figure, name)
 
 
 def subgroup_forest(rows: Sequence[SubgroupRow], metric: str, axis: str, name: str) -> str:
@@ -151,7 +151,7 @@ def _diagonal(name: str) -> go.Scatter:
         name=name,
         hoverinfo="skip",
         showlegend=False,
-        line={"color": _GREY, "dash": "dot", "width": 1},
+        line={"color": GREY, "dash": "dot", "width": 1},
     )
 
 
@@ -159,16 +159,17 @@ def _distance(far: float | None, near: float | None) -> float:
     return 0.0 if far is None or near is None else max(far - near, 0.0)
 
 
-def _short(values: Sequence[float]) -> list[float]:
+def short(values: Sequence[float]) -> list[float]:
     """Four decimals are finer than a pixel, and a third of the page's weight."""
     return [round(value, 4) for value in values]
 
 
-def _div(figure: go.Figure, name: str) -> str:
-    div = figure.to_html(
+def div(figure: go.Figure, name: str) -> str:
+    """A figure as an HTML div whose id is `name`; the page carries plotly itself."""
+    text = figure.to_html(
         full_html=False,
         include_plotlyjs=False,
         div_id=name,
         config={"displaylogo": False, "responsive": True, "displayModeBar": False},
     )
-    return str(div)
+    return str(text)
