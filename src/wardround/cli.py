@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import sys
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -207,6 +208,47 @@ def compare(
 
 
 @app.command()
+def risk(
+    stay: Annotated[int, typer.Option(help="Id of a hospital, ICU or ED stay.")],
+    model: Annotated[Path, typer.Option(metavar="RUN", help="A finished run, such as ethos-ares.")],
+    data: Annotated[
+        Path | None, typer.Option("--data", help="A patient store; that of the run unless told.")
+    ] = None,
+    until: Annotated[
+        datetime | None, typer.Option(help="Read nothing that became known later.")
+    ] = None,
+    futures: Annotated[
+        int | None, typer.Option(min=2, help="Simulated at each point; as in the run unless told.")
+    ] = None,
+    points: Annotated[int, typer.Option(min=1, help="Points of the curves, at most.")] = 60,
+    out: Annotated[
+        Path | None, typer.Option(help="The page to write; risk-STAY.html unless told.")
+    ] = None,
+) -> None:
+    """Draw a stay's risks over time, and the events that moved them."""
+    from wardround.reports import render_risk
+    from wardround.runs import load_results
+    from wardround.store import open_store
+    from wardround.system import FollowsStays, load_system
+
+    results = load_results(model)
+    system = load_system(results.system)
+    if not isinstance(system, FollowsStays):
+        raise WardroundError(f"{results.system} does not follow stays; ethos-ares does")
+    store = open_store(data or results.data["path"])
+    curves = system.stay_risk(model, store, stay, until=until, futures=futures, points=points)
+    page = out or Path(f"risk-{stay}.html")
+    render_risk(curves, page)
+    table = Table("Risk", "First", "Highest", "Last")
+    for curve in curves.curves:
+        values = [point.risk.value for point in curve.points if point.risk.value is not None]
+        cells = [values[0], max(values), values[-1]] if values else [None] * 3
+        table.add_row(curve.title, *("–" if v is None else f"{v:.3f}" for v in cells))
+    console.print(table)
+    console.print(f"Risks: {page}", soft_wrap=True)
+
+
+@app.command()
 def doctor(
     data: Annotated[
         Path | None, typer.Option("--data", help="Also verify every file of this store.")
@@ -235,14 +277,16 @@ def doctor(
 
 
 def _print_results(folder: Path) -> None:
+    from wardround.reports.words import metric_label
     from wardround.runs import load_results
 
     results = load_results(folder)
     for task in results.tasks:
-        table = Table("Model", "AUROC", "AUPRC", title=task.title, title_justify="left")
+        shown = list(task.models[0].metrics)[:2] if task.models else []
+        headings = (metric_label(metric) for metric in shown)
+        table = Table("Model", *headings, title=task.title, title_justify="left")
         for model in [*task.models, *task.controls]:
-            cells = [_interval(model.metrics.get(m)) for m in ("auroc", "auprc")]
-            table.add_row(model.label, *cells)
+            table.add_row(model.label, *(_interval(model.metrics.get(m)) for m in shown))
         console.print(table)
 
 

@@ -90,6 +90,7 @@ def run_system(
             "version": __version__,
             "package": _release_of(name),
             "config": config.model_dump(mode="json", exclude={"threads"}),
+            "files": config.file_hashes(),
             "store": store.fingerprint,
         }
     )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self, runtime_checkable
@@ -13,7 +15,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from wardround.errors import WardroundError
-from wardround.evaluation import Reported, Results
+from wardround.evaluation import Reported, Results, RiskCurves
 from wardround.store import PatientStore
 from wardround.workdir import Workdir
 
@@ -91,6 +93,25 @@ class SystemConfig(BaseModel):
         default=False, description="the published rules, mistakes included; see the card"
     )
 
+    @property
+    def files(self) -> list[Path]:
+        """Files that settings name; what they hold is part of a run's identity."""
+        return []
+
+    def file_hashes(self) -> dict[str, str]:
+        """SHA-256 of `files`, by path.
+
+        Raises:
+            WardroundError: one is missing.
+        """
+        hashes = {}
+        for path in self.files:
+            try:
+                hashes[str(path)] = hashlib.sha256(path.read_bytes()).hexdigest()
+            except OSError as error:
+                raise WardroundError(f"{path}: no such file; a setting names it") from error
+        return hashes
+
     @classmethod
     def build(cls, preset: str, overrides: Iterable[str] = ()) -> Self:
         """Start from a preset and apply `key=value` settings (dotted keys, YAML values).
@@ -162,6 +183,24 @@ class System(Protocol):
 
     def evaluate(self, fitted: Any, prepared: Any, config: Any, workdir: Workdir) -> Evaluation:
         """Predict and measure."""
+        ...
+
+
+@runtime_checkable
+class FollowsStays(Protocol):
+    """A system whose finished runs tell the risks of a running stay."""
+
+    def stay_risk(
+        self,
+        run: Path,
+        store: PatientStore,
+        stay_id: int,
+        *,
+        until: datetime | None = None,
+        futures: int | None = None,
+        points: int | None = None,
+    ) -> RiskCurves:
+        """Estimate the risks of a stay at every time at which something became known."""
         ...
 
 

@@ -321,6 +321,8 @@ def test_readmission_starts_at_a_discharge_alive(make_store) -> None:
         ("end is known", 5),
         ("left alive", 4),
         ("one prediction of a subject at a time", 4),
+        ("HOSPITAL_DISCHARGE is in the timeline", 4),
+        ("nobody dead, or in such a stay already", 4),
         ("not answered at the start", 4),
         ("outcome is known", 4),
     ]
@@ -364,6 +366,69 @@ def test_icu_tasks(make_store) -> None:
     assert labels("icu-readmission", make_store, stays, records) == {2: True, 3: False}
     days = {1: pytest.approx(23 / 24), 2: 1.0, 3: 1.0, 4: 1.0}
     assert labels("icu-length-of-stay", make_store, stays, records) == days
+
+
+def test_an_icu_stay_that_outlasts_its_hospital_stay_has_no_return(make_store) -> None:
+    """ICU ends are filed up to an hour after the discharge; what follows is another admission."""
+    stays = [
+        stay(1, 0, 10),
+        stay(1, 2, 11, "icu", parent_id=10),
+        stay(1, 100, 200),
+        stay(1, 101, 150, "icu", parent_id=110),
+        stay(2, 0, 60),
+        stay(2, 2, 11, "icu", parent_id=20),
+    ]
+    second = [(100.0, "HOSPITAL_ADMISSION"), (101.0, "ICU_ADMISSION"), (150.0, "ICU_DISCHARGE")]
+    first = [(0.0, "HOSPITAL_ADMISSION"), (2.0, "ICU_ADMISSION")]
+    leaving = (200.0, "HOSPITAL_DISCHARGE")
+    records = {
+        1: [*first, (10.0, "HOSPITAL_DISCHARGE"), (11.0, "ICU_DISCHARGE"), *second, leaving],
+        2: [*first, (11.0, "ICU_DISCHARGE"), (30.0, "ICU_ADMISSION"), leaving],
+    }
+    task = load_timeline_task("icu-readmission")
+    frame = starts(task, make_store([], stays), write(records)).frame
+    assert list(frame.select("subject_id", "boolean_value").iter_rows()) == [(1, False), (2, True)]
+
+
+def test_whoever_is_dead_or_there_already_is_not_asked(make_store) -> None:
+    stays = [
+        stay(1, 0, 48),  # in the ICU half an hour before the admission was filed
+        stay(1, -0.5, 20, "icu"),
+        stay(2, 0, 48),  # filed after the death
+        stay(3, 0, 48),  # filed, and not in the timeline
+        stay(4, 0, 48),
+    ]
+    whole = [(0.0, "HOSPITAL_ADMISSION"), (48.0, "HOSPITAL_DISCHARGE")]
+    records = {
+        1: [(-0.5, "ICU_ADMISSION"), *whole],
+        2: [(-9.0, "MEDS_DEATH"), *whole],
+        3: [(0.0, "Q1"), (48.0, "HOSPITAL_DISCHARGE")],
+        4: whole,
+    }
+    cohort = starts(load_timeline_task("icu-admission"), make_store([], stays), write(records))
+    assert cohort.frame["subject_id"].to_list() == [4]
+    rows = {step.step: step.rows for step in cohort.flow}
+    assert rows["HOSPITAL_ADMISSION is in the timeline"] == 3
+    assert rows["nobody dead, or in such a stay already"] == 1
+
+
+def test_a_score_dated_at_the_icu_admission_is_asked_for_and_not_known(make_store) -> None:
+    """As published, the first day's score stands at its beginning."""
+    entry = [(0.0, "HOSPITAL_ADMISSION"), (5.0, "ICU_ADMISSION")]
+    records = {1: [*entry, (5.0, "SOFA"), (5.0, "Q2"), (50.0, "ICU_DISCHARGE")]}
+    store = make_store([], [stay(1, 0, 80), stay(1, 5, 50, "icu")])
+    timelines = write(records)
+    frame = starts(load_timeline_task("sofa"), store, timelines).frame
+    assert frame["label"].to_list() == ["Q2"]
+    assert frame["token_index"].to_list() == [2]
+    assert starts(load_timeline_task("icu-mortality"), store, timelines).frame[
+        "token_index"
+    ].to_list() == [2]
+
+
+def test_an_optional_pattern_may_match_nothing() -> None:
+    task = load_timeline_task("ed-critical-12h")
+    assert token_mask(task, ["ED_NOTHING?", "Q1"], VOCABULARY).sum() == 1
 
 
 def test_readouts_of_a_class(make_store) -> None:

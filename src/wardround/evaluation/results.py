@@ -160,14 +160,32 @@ class StageTiming(_Part):
     skipped: bool
 
 
+class LossCurve(_Part):
+    """How a model learnt: mean loss over the training so far, look by look.
+
+    Attributes:
+        label: as people read it.
+        tokens: trained on at each look.
+        loss, tuning_loss: nats a token, since the look before and on tuning patients.
+        best: which look saw the weights that were kept, from 0.
+    """
+
+    label: str
+    tokens: list[int]
+    loss: list[float]
+    tuning_loss: list[float]
+    best: int
+
+
 class Results(_Part):
-    """What a run found. The runner fills everything but `tasks` and `notes`.
+    """What a run found. The runner fills everything but `tasks`, `training`, `notes`.
 
     Attributes:
         departures: from the paper, in force; those that `paper_compat` undid are `undone`.
     """
 
     tasks: list[TaskResult]
+    training: list[LossCurve] = []
     notes: list[str] = []
     system: str = ""
     title: str = ""

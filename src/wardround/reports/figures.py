@@ -13,7 +13,7 @@ import plotly.graph_objects as go
 from plotly.colors import qualitative
 from plotly.subplots import make_subplots
 
-from wardround.evaluation import Curves, Estimate, ModelResult, SubgroupRow
+from wardround.evaluation import Curves, Estimate, LossCurve, ModelResult, SubgroupRow
 
 PALETTE = qualitative.Safe
 #: Models whose curves are drawn at first.
@@ -105,8 +105,13 @@ def forest(rows: Sequence[tuple[str, Estimate]], axis: str, name: str) -> str:
         rows: label and estimate; those without a value are passed over.
         axis: title of the horizontal axis.
         name: id of the div, unique on the page.
+
+    Returns:
+        An HTML div; empty where there is nothing to draw.
     """
     drawn = [(label, e) for label, e in rows if e.value is not None]
+    if not drawn:
+        return ""
     values = [e.value for _, e in drawn if e.value is not None]
     figure = go.Figure(layout=LAYOUT)
     figure.add_trace(
@@ -130,6 +135,34 @@ def forest(rows: Sequence[tuple[str, Estimate]], axis: str, name: str) -> str:
     figure.update_yaxes(autorange="reversed", automargin=True, showgrid=False)
     figure.update_xaxes(title=axis, zeroline=False)
     figure.update_layout(showlegend=False, height=90 + 24 * len(drawn))
+    return div(figure, name)
+
+
+def loss_curves(curves: Sequence[LossCurve], name: str) -> str:
+    """Training (dotted) and tuning loss against tokens trained on; a dot marks what was kept."""
+    figure = go.Figure(layout=LAYOUT)
+    for number, curve in enumerate(curves):
+        line = {"color": PALETTE[number % len(PALETTE)], "width": 2}
+        shared = {"x": curve.tokens, "legendgroup": curve.label}
+        dotted = {**line, "dash": "dot"}
+        figure.add_scatter(
+            y=short(curve.loss), name=f"{curve.label}, training", line=dotted, **shared
+        )
+        figure.add_scatter(
+            y=short(curve.tuning_loss), name=f"{curve.label}, tuning", line=line, **shared
+        )
+        figure.add_scatter(
+            x=[curve.tokens[curve.best]],
+            y=short([curve.tuning_loss[curve.best]]),
+            mode="markers",
+            marker={"color": line["color"], "size": 9},
+            showlegend=False,
+            legendgroup=curve.label,
+            hovertemplate="kept: %{y:.3f}<extra></extra>",
+        )
+    figure.update_xaxes(title="Tokens trained on")
+    figure.update_yaxes(title="Loss, nats a token")
+    figure.update_layout(height=360, legend={"orientation": "h", "y": -0.25})
     return div(figure, name)
 
 

@@ -16,7 +16,13 @@ from plotly.offline import get_plotlyjs
 from wardround.errors import WardroundError
 from wardround.evaluation import Estimate, ModelResult, Reported, Results, TaskResult
 from wardround.reports import words
-from wardround.reports.figures import SHOWN, forest, model_curves, subgroup_forest
+from wardround.reports.figures import (
+    SHOWN,
+    forest,
+    loss_curves,
+    model_curves,
+    subgroup_forest,
+)
 
 #: Columns of the comparison table, as far as models have them, and those of the paper's numbers.
 _COLUMNS = ("auroc", "auprc", "brier", "calibration_slope", "calibration_intercept", "ece")
@@ -68,6 +74,7 @@ def render_report(results: Results, path: Path) -> None:
         paper=paper,
         warnings=_warnings(results),
         tasks=[_task_context(task, paper) for task in results.tasks],
+        losses=Markup(loss_curves(results.training, "losses")) if results.training else "",
         config=yaml.safe_dump(results.config, sort_keys=False, allow_unicode=True),
         environment=_environment_rows(results.environment),
         total=sum(stage.seconds for stage in results.stages if not stage.skipped),

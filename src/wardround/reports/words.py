@@ -14,6 +14,7 @@ METRICS = {
     "calibration_slope": "Cal. slope",
     "ece": "ECE",
     "mae": "Mean absolute error",
+    "bias": "Bias",
     "top_1": "Top 1",
     "top_5": "Top 5",
 }

@@ -17,14 +17,21 @@ HIDDEN = -1e30
 class Blocks:
     """Blocks of keys and values, each of `length` tokens, taken and given back one by one.
 
+    There are as many as were needed at a time, with half of that to spare, and at most `most`.
+
     Attributes:
         keys, values: (layers, blocks, heads, length, width of a head).
     """
 
     def __init__(
-        self, sizes: DecoderConfig, length: int, device: torch.device, dtype: torch.dtype
+        self,
+        sizes: DecoderConfig,
+        length: int,
+        most: int,
+        device: torch.device,
+        dtype: torch.dtype,
     ) -> None:
-        self.length = length
+        self.most = most
         shape = (sizes.layers, 0, sizes.heads, length, sizes.head_width)
         self.keys = torch.zeros(shape, device=device, dtype=dtype)
         self.values = torch.zeros(shape, device=device, dtype=dtype)
@@ -37,7 +44,7 @@ class Blocks:
         """Number of a free block, the lowest there is: those in use stay together."""
         if not self._free:
             count = len(self)
-            more = max(8, count // 2)
+            more = min(1 + count // 2, self.most - count)
             self.keys, self.values = _longer(self.keys, more), _longer(self.values, more)
             self._free = list(range(count, count + more))
         return heapq.heappop(self._free)

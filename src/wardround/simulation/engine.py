@@ -125,6 +125,7 @@ def simulate(
         raise WardroundError("simulate: roulette must be at least 0 and below 1")
     if greedy and estimator == "survival":
         raise WardroundError("simulate: the survival estimator samples, it cannot be greedy")
+    stops = Stops(np.asarray(stops.sets, bool), np.asarray(stops.ends, bool), stops.max_tokens)
     _check(model, prefixes, stops, clock, estimator)
     if not prefixes:
         return []
@@ -221,9 +222,10 @@ class _Simulation:
         most = min(window.size, stops.max_tokens) + PAGE
         n = max(1, min(slots, len(self.queue), each // (most * token_bytes)))
         self.most_blocks = max(1, min(n, each // (longest * token_bytes)))
-        self.pages = Blocks(model.sizes, PAGE, self.device, dtype)
+        columns = -(-window.size // PAGE) + 1
+        self.pages = Blocks(model.sizes, PAGE, 1 + n * columns, self.device, dtype)
         self.scrap = self.pages.take()  # page 0: belongs to no row, none of it is seen
-        self.shared = Blocks(model.sizes, longest, self.device, dtype)
+        self.shared = Blocks(model.sizes, longest, self.most_blocks, self.device, dtype)
         self.blocks_used = 0
 
         k = len(stops.sets)
@@ -239,7 +241,7 @@ class _Simulation:
         self.seen, self.held = np.zeros(n, np.int64), np.zeros(n, np.int64)
         self.start = np.zeros(n, np.int64)  # first token of the kept timeline in the window
         self.dropped = np.zeros(n, np.int64)  # tokens of the pages before the window
-        self.table = np.zeros((n, -(-window.size // PAGE) + 1), np.int64)
+        self.table = np.zeros((n, columns), np.int64)  # pages of a row; 0 where there is none
         self.path = np.zeros((n, 64), np.int64)
         self.owner = np.full(len(self.pages), -1)  # of a page
         self.offset = np.zeros(len(self.pages), np.int64)  # of a page's first token in the row
@@ -665,7 +667,12 @@ def _ready(model: Decoder, device: str, dtype: torch.dtype | None) -> Decoder:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     weight = model.embedding.weight
     place, dtype = torch.device(device), dtype or weight.dtype
-    if weight.device.type == place.type and weight.dtype == dtype and not model.training:
+    if place.type == "cuda" and not torch.cuda.is_available():
+        raise WardroundError(
+            f"simulate: there is no device {device} here; device=cpu works anywhere"
+        )
+    here = weight.device.type == place.type and place.index in (None, weight.device.index)
+    if here and weight.dtype == dtype and not model.training:
         return model
     return copy.deepcopy(model).to(place, dtype).eval()
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -101,7 +102,7 @@ class TimelineTask(_Strict):
     """A question to a timeline's future.
 
     Token patterns are a token's name or its beginning and a star (`DRG//*`); a pattern that begins
-    with `!` takes out what others matched.
+    with `!` takes out what others matched, one that ends with `?` may match nothing.
 
     Attributes:
         kind: `risk`: does an event come. `time`: when. `class`: which of the event's tokens is
@@ -237,9 +238,12 @@ def token_mask(task: TimelineTask, patterns: Sequence[str], vocabulary: Vocabula
     Raises:
         WardroundError: a pattern matches nothing.
     """
-    wanted = [pattern for pattern in patterns if not pattern.startswith("!")]
     unwanted = [pattern[1:] for pattern in patterns if pattern.startswith("!")]
-    mask = np.zeros(len(vocabulary), bool)
+    optional = [pattern[:-1] for pattern in patterns if pattern.endswith("?")]
+    wanted = [pattern for pattern in patterns if pattern[0] != "!" and pattern[-1] != "?"]
+    mask = np.isin(
+        np.arange(len(vocabulary)), [vocabulary.id(t) for t in optional if t in vocabulary]
+    )
     try:
         if wanted:
             mask |= vocabulary.mask(wanted)
@@ -254,9 +258,11 @@ def token_mask(task: TimelineTask, patterns: Sequence[str], vocabulary: Vocabula
 def starts(task: TimelineTask, store: PatientStore, timelines: Timelines) -> Cohort:
     """Predictions of a task and their labels, read from the true continuations.
 
-    Left out, and counted in the flow: stays without the edge, or against the task's filters;
-    subjects without a timeline; a second prediction of a subject at the same time; predictions
-    whose answer becomes known with the start itself; and those whose answer is never known.
+    Left out, and counted in the flow: stays without the edge, or against the task's filters; ends
+    of ICU stays after that of their hospital stay, which is filed minutes too early; subjects
+    without a timeline, or in whose timeline the edge is missing; a second prediction of a subject
+    at the same time; predictions after a death, while the stay that is asked for goes on already,
+    or whose answer becomes known with the start itself; and those whose answer is never known.
 
     Args:
         task: any.
@@ -311,16 +317,73 @@ def _starts_of_stays(task: TimelineTask, store: PatientStore, timelines: Timelin
         flow.keep(alone | again, "first of its admission")
     elif rule.first == "subject":
         flow.keep(pl.col("subject_id").is_first_distinct(), "first of the subject")
+    if (kind, edge) == ("icu", "end"):
+        whole = store.stays().filter(pl.col("kind") == "hospital").collect()
+        whole = whole.select(parent_id="stay_id", parent_end="end").unique("parent_id")
+        flow.frame = flow.frame.join(whole, on="parent_id", how="left", maintain_order="left")
+        over = (pl.col("parent_end") <= pl.col("end")).fill_null(False)
+        flow.keep(~over, "the hospital stay goes on")
     flow.frame = flow.frame.select("subject_id", "stay_id", pl.col(edge).alias("prediction_time"))
     _one_at_a_time(flow)
+    _with_edge(flow, EDGE_TOKENS[kind, edge], timelines)
     rows = place(flow.frame, timelines)
+    if (kind, edge) == ("icu", "start") and "SOFA" in timelines.vocabulary:
+        rows = _before_score(rows, timelines)
     flow.frame = flow.frame.with_columns(token_index=rows.cuts)
     if task.kind != "class":
+        flow.keep(~pl.lit(pl.Series(_answered_before(task, flow.frame, store, timelines))), _OPEN)
+        rows = place(flow.frame, timelines)
         edges = (edge, "end" if edge == "start" else "start")
         tokens = [EDGE_TOKENS[kind, each] for each in edges]
         own, opposite = ([name] if name in timelines.vocabulary else [] for name in tokens)
         _unresolved(flow, task, timelines, rows, own, opposite)
     return flow
+
+
+_OPEN = "nobody dead, or in such a stay already"
+
+
+def _with_edge(flow: Flow, token: str, timelines: Timelines) -> None:
+    """Leave out stays whose edge the timeline lacks: no later token could be told from theirs."""
+    if token not in timelines.vocabulary:
+        return
+    rows = place(flow.frame, timelines)
+    group = timelines.ends(rows.subjects, rows.times - 1)
+    found = _next(_positions(timelines.vocabulary.mask([token]), timelines), group, rows.cuts)
+    flow.keep(pl.lit(pl.Series(found >= 0)), f"{token} is in the timeline")
+
+
+def _before_score(rows: Placed, timelines: Timelines) -> Placed:
+    """End what is known before a score of the stay that just begins (published, and a leak)."""
+    group = timelines.ends(rows.subjects, rows.times - 1)
+    score = _next(_positions(timelines.vocabulary.mask(["SOFA"]), timelines), group, rows.cuts)
+    return replace(rows, cuts=np.where(score >= 0, score, rows.cuts))
+
+
+def _answered_before(
+    task: TimelineTask, frame: pl.DataFrame, store: PatientStore, timelines: Timelines
+) -> np.ndarray:
+    """Which predictions come after a death, or during a stay whose beginning is the event."""
+    vocabulary, rows = timelines.vocabulary, place(frame, timelines)
+    begun = timelines.offsets[rows.subjects]
+    gone = np.zeros(len(frame), bool)
+    if "MEDS_DEATH" in vocabulary:
+        death = _positions(vocabulary.mask(["MEDS_DEATH"]), timelines)
+        gone |= _next(death, begun, rows.cuts) >= 0
+    event = token_mask(task, task.event, vocabulary)
+    for (kind, edge), token in EDGE_TOKENS.items():
+        if edge != "start" or token not in vocabulary or not event[vocabulary.id(token)]:
+            continue
+        others = store.stays().filter(pl.col("kind") == kind).collect()
+        others = others.select("subject_id", "start", "end", other="stay_id")
+        t = pl.col("prediction_time")
+        ends = pl.col("end").fill_null(datetime.max)
+        going_on = (pl.col("start") < t) & (t < ends)
+        if kind == task.start.stay:
+            going_on &= pl.col("other") != pl.col("stay_id")
+        inside = frame.with_row_index("row").join(others, on="subject_id").filter(going_on)
+        gone[inside["row"].unique().to_numpy()] = True
+    return gone
 
 
 def _starts_at_tokens(task: TimelineTask, store: PatientStore, timelines: Timelines) -> Flow:
@@ -561,7 +624,8 @@ def prefixes(
     first = timelines.offsets[rows.subjects]
     extra = [] if inject is None else [timelines.vocabulary.id(inject)]
     view = Window(window, timelines.context_size)
-    seen = first + [view.opening(int(known) + len(extra)) for known in rows.cuts - first]
+    openings = [view.opening(int(known) + len(extra)) for known in rows.cuts - first]
+    seen = first + np.array(openings, np.int64)
     begins = rows.times.copy()
     told = seen < rows.cuts
     begins[told] = timelines.times[seen[told]]

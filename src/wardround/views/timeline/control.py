@@ -6,8 +6,8 @@ import numpy as np
 
 
 def deal_futures(
-    offsets: np.ndarray, cuts: np.ndarray, seed: int = 0
-) -> tuple[np.ndarray, np.ndarray]:
+    begins: np.ndarray, ends: np.ndarray, cuts: np.ndarray, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Deal what follows each cut to subjects at random.
 
     Timelines are cut where predictions are made. A subject keeps the piece before the first cut and
@@ -16,35 +16,41 @@ def deal_futures(
     trained on these rank held-out subjects at chance.
 
     Args:
-        offsets: (n + 1,) bounds of each subject's tokens.
-        cuts: absolute indices of tokens that begin a future. Those at a subject's first token have
-            no past, and are passed over.
+        begins, ends: (n,) bounds of each subject's tokens, ascending.
+        cuts: absolute indices of tokens that begin a future. Those of other subjects, or at a
+            subject's first token, which has no past, are passed over.
         seed: of the deal.
 
     Returns:
-        Indices of the tokens in their new order, and the new offsets, (n + 1,).
+        Where the pieces begin and end, (pieces,) each, in their new order; and the offsets of the
+        subjects' tokens once the pieces lie together, (n + 1,).
     """
-    starts, ends = offsets[:-1], offsets[1:]
-    inner = np.setdiff1d(cuts[(cuts > 0) & (cuts < offsets[-1])], starts)
-    bounds = np.union1d(np.unique(offsets), inner)
-    low, high = bounds[:-1], bounds[1:]
-    is_future = np.isin(low, inner)
-    is_last = np.isin(high, ends)
-    future = np.flatnonzero(is_future)
-    if not len(future):
-        return np.arange(offsets[-1]), offsets.copy()
-    deck = np.random.default_rng(seed).permutation(future)
-    # Each hand ends with a last piece; so must the deck.
-    deck = np.roll(deck, -(np.flatnonzero(is_last[deck])[0] + 1))
-    hands = np.split(deck, np.flatnonzero(is_last[deck])[:-1] + 1)
-    order: list[np.ndarray] = []
-    sizes = np.zeros(len(starts), np.int64)
-    first_piece = np.searchsorted(low, starts)
-    dealt = iter(hands)
-    for subject in np.flatnonzero(ends > starts):
-        piece = first_piece[subject]
-        pieces = [piece] if is_last[piece] else [piece, *next(dealt)]
-        tokens = [np.arange(low[p], high[p]) for p in pieces]
-        order += tokens
-        sizes[subject] = sum(map(len, tokens))
-    return np.concatenate(order), np.concatenate([[0], np.cumsum(sizes)])
+    owner = np.searchsorted(begins, cuts, side="right") - 1
+    inside = (owner >= 0) & (cuts > begins[owner]) & (cuts < ends[owner])
+    inner = np.unique(cuts[inside])
+    full = np.flatnonzero(ends > begins)
+    low = np.sort(np.concatenate([begins[full], inner]))
+    owner = np.searchsorted(begins, low, side="right") - 1
+    is_last = np.append(owner[1:] != owner[:-1], True)[: len(low)]
+    high = np.where(is_last, ends[owner], np.append(low[1:], 0)[: len(low)])
+    is_first = np.append(True, is_last[:-1])[: len(low)]
+
+    deck = np.random.default_rng(seed).permutation(np.flatnonzero(~is_first))
+    if len(deck):  # each hand ends with a last piece; so must the deck
+        deck = np.roll(deck, -(np.flatnonzero(is_last[deck])[0] + 1))
+    cards = np.flatnonzero(is_last[deck])
+    hands = np.diff(cards, prepend=-1)  # how many pieces each hand has
+    firsts = np.flatnonzero(is_first)
+    count = np.ones(len(firsts), np.int64)
+    count[~is_last[firsts]] += hands
+    at = np.cumsum(count) - count
+    dealt = np.empty(count.sum(), np.int64)
+    dealt[at] = firsts
+    rest = np.ones(len(dealt), bool)
+    rest[at] = False
+    dealt[rest] = deck
+    length = (high - low)[dealt]
+    sizes = np.zeros(len(begins), np.int64)
+    if len(dealt):
+        sizes[owner[firsts]] = np.add.reduceat(length, at)
+    return low[dealt], high[dealt], np.concatenate([[0], np.cumsum(sizes)])
