@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from wardround.reports.figures import PALETTE, forest, model_curves, subgroup_forest
+from wardround.evaluation import LossCurve
+from wardround.reports.figures import (
+    PALETTE,
+    forest,
+    loss_curves,
+    model_curves,
+    subgroup_forest,
+)
 
 from .conftest import Html, between, make_model, plot
 
@@ -62,9 +69,8 @@ def test_a_forest_stands_in_the_order_of_its_rows():
     assert layout["xaxis"]["title"]["text"] == "AUROC"
 
 
-def test_an_empty_forest_is_still_a_figure():
-    (trace,), _ = plot(forest([], "AUROC", "f"))
-    assert trace["x"] == []
+def test_nothing_to_draw_leaves_no_figure():
+    assert forest([], "AUROC", "f") == ""
 
 
 def test_groups_carry_their_size_and_escape_their_names(make_task):
@@ -72,6 +78,13 @@ def test_groups_carry_their_size_and_escape_their_names(make_task):
     assert "<script>alert" not in div
     (trace,), _ = plot(div)
     assert trace["y"] == ["arrival transport: <script>alert(1)</script>  (n = 1,234)"]
-    assert (
-        plot(subgroup_forest(make_task().models[0].subgroups, "ece", "ECE", "g"))[0][0]["x"] == []
+    assert subgroup_forest(make_task().models[0].subgroups, "ece", "ECE", "g") == ""
+
+
+def test_loss_curves_mark_the_weights_that_were_kept():
+    curve = LossCurve(
+        label="ETHOS", tokens=[10, 20, 30], loss=[3, 2, 1], tuning_loss=[3, 2, 2.5], best=1
     )
+    traces, _ = plot(loss_curves([curve], "l"))
+    assert [trace["y"] for trace in traces] == [[3, 2, 1], [3, 2, 2.5], [2]]
+    assert traces[2]["x"] == [20]
