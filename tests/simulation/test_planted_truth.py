@@ -8,7 +8,6 @@ exact risks, which are what outcomes are on average.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
 from functools import cached_property, partial
 from pathlib import Path
@@ -176,7 +175,7 @@ def test_the_loss_comes_near_the_entropy(truth: Truth, model: Decoder) -> None:
     node[start] = 0
     counts = np.zeros((node.max() + 1, len(timelines.vocabulary)))
     np.add.at(counts, (node[~own], timelines.tokens[~own]), 1)
-    shares = counts / counts.sum(axis=1, keepdims=True)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     grammar = -np.log(shares[node[own], timelines.tokens[own]]).mean()
     said = f"loss {loss:.4f}, entropy {entropy:.4f}, grammar alone {grammar:.4f}"
     print(said)
@@ -333,10 +332,16 @@ def test_the_marker_raises_the_risk(truth: Truth, model: Decoder, moments: pl.Da
 
 
 def test_the_marker_explains_the_rise(truth: Truth, model: Decoder, moments: pl.DataFrame) -> None:
-    stays = truth.prepared.store.stays().filter(pl.col("kind") == "hospital").collect()
-    affected = moments.filter("marked", ~pl.col("again")).head(25)
-    affected = affected.join(
-        stays.select("subject_id", "end", start_time="start"), on=["subject_id", "start_time"]
+    # The marker comes to the dying as well, whose risk it cannot raise.
+    rise = np.diff(truth.risks(WATCHED, moments), prepend=0)
+    raised = moments.with_columns(rise=pl.Series(rise)).filter(
+        "marked", ~pl.col("again"), pl.col("rise") > 0.2
+    )
+    stays = truth.prepared.store.stays().filter(pl.col("kind") == "hospital")
+    affected = raised.head(25).join(
+        stays.select("subject_id", "end", start_time="start").collect(),
+        on=["subject_id", "start_time"],
+        maintain_order="left",
     )
     task, place = truth.prepared.tasks[WATCHED].task, []
     for subject, start, end in affected.select("subject_id", "start_time", "end").iter_rows():
@@ -388,15 +393,15 @@ class Scored:
     def __init__(self, folder: Path, *, leak: bool) -> None:
         self.derived = partial(first_day_sofa, leak=leak)
         self.store, self.others = (open_store(folder / name) for name in ("store", "others"))
-        self.folder = folder / ("leaked" if leak else "honest")
-        if not self.folder.exists():
+        own, new = (folder / f"{name}-{leak}" for name in ("own", "new"))
+        if not new.exists():
             # Of six organs two are seen: points are told apart one by one.
             changes = {"rules": {"sofa": {"value": {"high": 10}}}}
             tokeniser = Tokeniser.fit(self.store, changes=changes, derived=self.derived)
-            for name, store in (("own", self.store), ("new", self.others)):
-                tokeniser.write(store, self.folder / name, derived=self.derived)
-        self.prepared = Prepared(self.store, self.folder / "own", self.folder / "own", {})
-        self.new = Timelines.open(self.folder / "new")
+            tokeniser.write(self.store, own, derived=self.derived)
+            tokeniser.write(self.others, new, derived=self.derived)
+        self.prepared = Prepared(self.store, own, own, {})
+        self.new = Timelines.open(new)
 
     def teach(self) -> Decoder:
         train, tuning = (self.prepared.documents(split) for split in ("train", "tuning"))
@@ -414,6 +419,8 @@ def scored(once: Once) -> dict[bool, Scored]:
     def write(folder: Path) -> None:
         Charted(seed=8).write_store(folder / "store", 2500)
         Charted(seed=9).write_store(folder / "others", 1500)
+        for leak in (False, True):
+            Scored(folder, leak=leak)
 
     folder = once("planted-truth-sofa", write)
     return {leak: Scored(folder, leak=leak) for leak in (False, True)}
@@ -442,6 +449,6 @@ def test_a_leaked_score_ranks_better_and_is_found_out(
             timelines.read, timelines.others, index, sample=200
         ).differing
     said = f"AUROC of death in the ICU: {found[False]:.3f}, with the leak {found[True]:.3f}"
-    print(said, len(cohort), tempfile.gettempdir())
+    print(said, len(cohort))
     assert found[True] > found[False] + 0.03, said
     assert differing == {False: [], True: ["prefix"]}

@@ -465,7 +465,7 @@ def test_a_kill_while_writing_leaves_the_checkpoint_before(
             target.write_bytes(target.read_bytes()[:500])
             raise KilledError
 
-    monkeypatch.setattr("wardround.training.fit.save_file", write_half)
+    monkeypatch.setattr("wardround.training.checkpoint.save_file", write_half)
     with pytest.raises(KilledError):
         fit(mlp(), checkpoint=path)
     monkeypatch.undo()

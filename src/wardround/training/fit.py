@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import os
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
 from wardround.errors import WardroundError
 from wardround.progress import track
+from wardround.training.checkpoint import (
+    below,
+    optimiser_tensors,
+    read_checkpoint,
+    restore_optimiser,
+    write_checkpoint,
+)
 from wardround.training.inputs import Inputs
 
 log = logging.getLogger("wardround")
@@ -198,18 +201,8 @@ def _save(
 ) -> None:
     tensors = {f"model/{name}": value for name, value in model.state_dict().items()}
     tensors |= {f"best/{name}": value for name, value in best.items()}
-    for number, state in optimiser.state_dict()["state"].items():
-        tensors |= {f"adam/{number}/{name}": value for name, value in state.items()}
-    about = {
-        "settings": json.dumps(settings, sort_keys=True),
-        "loss": json.dumps(history.loss),
-        "tuning_auroc": json.dumps(history.tuning_auroc),
-        "best_epoch": json.dumps(history.best_epoch),
-    }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    save_file({name: value.contiguous().cpu() for name, value in tensors.items()}, temporary, about)
-    temporary.replace(path)
+    tensors |= {f"adam/{name}": value for name, value in optimiser_tensors(optimiser).items()}
+    write_checkpoint(path, settings, asdict(history), tensors)
 
 
 def _resume(
@@ -221,32 +214,12 @@ def _resume(
     best: dict[str, Tensor],
 ) -> tuple[FitHistory, dict[str, Tensor]]:
     """Load a checkpoint of the same fit; one of another fit, or a damaged one, is ignored."""
-    if not path.is_file():
+    found = read_checkpoint(path, settings)
+    if found is None:
         return history, best
-    try:
-        with safe_open(path, framework="pt") as file:
-            about = file.metadata()
-            if about["settings"] != json.dumps(settings, sort_keys=True):
-                return history, best
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            found = FitHistory(
-                json.loads(about["loss"]),
-                json.loads(about["tuning_auroc"]),
-                json.loads(about["best_epoch"]),
-            )
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-        log.warning("%s cannot be read (%s); training starts anew", path, error)
-        return history, best
-    model.load_state_dict(_below("model/", tensors))
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, value in _below("adam/", tensors).items():
-        number, key = name.split("/", 1)
-        state.setdefault(int(number), {})[key] = value
-    groups = optimiser.state_dict()["param_groups"]
-    optimiser.load_state_dict({"state": state, "param_groups": groups})
-    log.info("training goes on after epoch %d", len(found.loss))
-    return found, _below("best/", tensors)
-
-
-def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {n.removeprefix(prefix): v for n, v in tensors.items() if n.startswith(prefix)}
+    progress, tensors = found
+    model.load_state_dict(below("model/", tensors))
+    restore_optimiser(optimiser, below("adam/", tensors))
+    history = FitHistory(**progress)
+    log.info("training goes on after epoch %d", len(history.loss))
+    return history, below("best/", tensors)

@@ -70,6 +70,7 @@ class Training(Part):
     decay: int = Field(100_000, ge=1)
     weight_decay: float = Field(0.1, ge=0)
     evaluate_every: int = Field(1_000, ge=1)
+    evaluation_sequences: int | None = Field(2_000, ge=1, description="of tuning patients")
     patience: int | None = Field(None, ge=1)
     precision: Literal["bfloat16", "float32"] = "bfloat16"
     compile: bool = False
@@ -127,6 +128,7 @@ class EthosAresConfig(SystemConfig):
                 "learning_rate": 3e-3,
                 "final_learning_rate": 1e-4,
                 "evaluate_every": 200,
+                "evaluation_sequences": 100,
             },
             "simulation": {
                 "futures": 16,
@@ -160,6 +162,7 @@ class EthosAresConfig(SystemConfig):
                 "learning_rate": 2e-3,
                 "final_learning_rate": 5e-5,
                 "evaluate_every": 500,
+                "evaluation_sequences": 300,
             },
             "simulation": {
                 "futures": 16,
