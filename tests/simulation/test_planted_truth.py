@@ -76,8 +76,8 @@ class Truth:
         return self.exact.follow(self.timelines.tokens, self.timelines.offsets)
 
     def cohort(self, name: str) -> pl.DataFrame:
-        """Predictions of held-out subjects."""
-        return self.prepared.tasks[name].frame.filter(pl.col("split") == "held_out")
+        """A thousand predictions of held-out subjects."""
+        return self.prepared.tasks[name].frame.filter(pl.col("split") == "held_out").head(1000)
 
     def risks(self, name: str, rows: pl.DataFrame) -> np.ndarray:
         """The best that anybody could say, (n,)."""
@@ -99,7 +99,7 @@ class Truth:
 
 
 def write_truth(folder: Path) -> None:
-    store = PLANTED.write_store(folder / "store", 5000)
+    store = PLANTED.write_store(folder / "store", 10_000)
     timelines = Tokeniser.fit(store).write(store, folder / "timelines")
     for name in (*TASKS, WATCHED):
         frame = starts(load_timeline_task(name), store, timelines).frame
@@ -110,7 +110,7 @@ def write_truth(folder: Path) -> None:
 
 def teach(train: Documents, tuning: Documents, vocabulary: int, iterations: int) -> Decoder:
     torch.manual_seed(0)
-    sizes = {"context": 256, "layers": 2, "heads": 2, "width": 64, "hidden": 256}
+    sizes = {"context": 256, "layers": 2, "heads": 4, "width": 64, "hidden": 256}
     model = Decoder(DecoderConfig(vocabulary, positions="rotary", dropout=0.0, **sizes))
     config = PretrainConfig(
         iterations=iterations,
@@ -157,7 +157,7 @@ def estimates(truth: Truth, model: Decoder) -> dict[str, dict[str, pl.DataFrame]
     for estimator, names, cohort, futures in (
         ("survival", stays, rows, 16),
         ("count", stays, rows, 32),
-        ("survival", back, truth.cohort(back[0]), 64),
+        ("survival", back, truth.cohort(back[0]), 128),
         ("count", back, truth.cohort(back[0]), 128),
     ):
         found[estimator] |= truth.estimate(model, cohort, names, estimator, futures)
@@ -178,7 +178,6 @@ def test_the_loss_comes_near_the_entropy(truth: Truth, model: Decoder) -> None:
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     grammar = -np.log(shares[node[own], timelines.tokens[own]]).mean()
     said = f"loss {loss:.4f}, entropy {entropy:.4f}, grammar alone {grammar:.4f}"
-    print(said)
     assert entropy - 0.01 < loss < entropy + 0.1, said
     assert grammar - loss > 0.8 * (grammar - entropy), said
 
@@ -194,7 +193,6 @@ def test_risks_without_examples_rank_as_the_exact_ones(
     assert np.isfinite(risk).all()
     ours, best = auroc(y, risk), auroc(y, exact)
     said = f"{name}, {estimator}: AUROC {ours:.3f}, of exact risks {best:.3f} ({len(y)} stays)"
-    print(said)
     assert ours > best - 0.03, said
     assert ours > (0.75 if name in RANKED else 0.6), said
 
@@ -206,18 +204,21 @@ def test_risks_are_calibrated(
     rows = truth.cohort(name)
     y, exact = rows["boolean_value"].to_numpy(), truth.risks(name, rows)
     risk = estimates["survival"][name]["risk"].to_numpy()
-    # The slope that outcomes have on average: those of a thousand stays leave it open by 0.07.
-    expected, seen = calibration(exact, risk), calibration(y, risk)
+    # Outcomes of a thousand stays leave a slope open by 0.07, and the noise of few futures flattens
+    # it. Against the exact risks neither matters: the noise is then in what is explained.
+    seen = calibration(y, risk)
+    weight = exact * (1 - exact)
+    near = logit(np.clip(risk, 1e-3, 1 - 1e-3))
+    slope = np.polyfit(logit(exact), near, 1, w=np.sqrt(weight))[0]
     x = logit(np.clip(risk, 1e-4, 1 - 1e-4))
     weight = expit(seen.intercept + x) * expit(-seen.intercept - x)
     error = 1 / np.sqrt((weight * (x - np.average(x, weights=weight)) ** 2).sum())
     said = (
-        f"{name}: slope {expected.slope:.3f} by exact risks, {seen.slope:.3f} (s.e. {error:.3f}) "
-        f"by outcomes; intercept {expected.intercept:.3f}; mean {risk.mean():.3f}, exact "
+        f"{name}: slope {slope:.3f} on exact risks, {seen.slope:.3f} (s.e. {error:.3f}) "
+        f"by outcomes; intercept {seen.intercept:.3f}; mean {risk.mean():.3f}, exact "
         f"{exact.mean():.3f}, seen {y.mean():.3f}"
     )
-    print(said)
-    assert 0.9 < expected.slope < 1.1, said
+    assert 0.9 < slope < 1.1, said
     assert 0.9 - 2 * error < seen.slope < 1.1 + 2 * error, said
     assert abs(risk.mean() - exact.mean()) < 0.02, said
 
@@ -242,7 +243,6 @@ def test_estimators_agree_and_survival_is_the_surer(
             f"where {np.sqrt((both**2).mean()):.3f} was said; standard error of one future "
             f"{errors[0]:.3f} by survival, {errors[1]:.3f} by counting"
         )
-        print(said)
         assert abs(z) < 4, said
         assert 0.8 < gap.std() / np.sqrt((both**2).mean()) < 1.2, said
         assert errors[0] < 0.85 * errors[1], said
@@ -270,7 +270,6 @@ def test_stays_last_as_long_as_in_the_process(truth: Truth, model: Decoder) -> N
         f"{error:.2f}), medians {np.median(ours):.2f} and {np.median(theirs):.2f}, "
         f"Kolmogorov-Smirnov distance {distance:.3f} of {len(ours)} paths"
     )
-    print(said)
     assert all((one.reason == 0).all() for one in found)
     assert distance < 0.06, said
     assert abs(ours.mean() / theirs.mean() - 1) < 0.1, said
@@ -289,7 +288,6 @@ def test_dealt_futures_teach_nothing(truth: Truth, once: Once) -> None:
         for name, table in tables.items():
             found[name] = auroc(rows["boolean_value"].to_numpy(), table["risk"].to_numpy())
     said = f"AUROC after dealt futures: {found}"
-    print(said)
     # A single AUROC is known to 0.025: all lie at chance, and their mean does so closely.
     assert all(0.42 < value < 0.58 for value in found.values()), said
     assert 0.45 < np.mean(list(found.values())) < 0.55, said
@@ -324,7 +322,6 @@ def test_the_marker_raises_the_risk(truth: Truth, model: Decoder, moments: pl.Da
         ):
             rises[name, who] = float((risk[len(after) :] - risk[: len(after)]).mean())
     said = f"mean rise in {len(first)} marked and {len(others)} other stays: {rises}"
-    print(said)
     assert len(first) >= 30
     assert rises["marked", "ours"] > 0.2, said
     assert abs(rises["marked", "ours"] - rises["marked", "exact"]) < 0.1, said
@@ -354,7 +351,6 @@ def test_the_marker_explains_the_rise(truth: Truth, model: Decoder, moments: pl.
         found = [MARKER in mover.tokens for mover in curves.movers]
         place.append(found.index(True) + 1 if True in found else None)
     said = f"place of the marker among the movers of {len(place)} stays: {place}"
-    print(said)
     assert np.mean([one == 1 for one in place]) >= 0.8, said
 
 
@@ -405,19 +401,19 @@ class Scored:
 
     def teach(self) -> Decoder:
         train, tuning = (self.prepared.documents(split) for split in ("train", "tuning"))
-        return teach(train, tuning, len(self.new.vocabulary), 500)
+        return teach(train, tuning, len(self.new.vocabulary), 1200)
 
     def read(self, store: PatientStore, index: pl.DataFrame) -> pl.DataFrame:
         """What is known at predictions, as a view."""
         timelines = self.prepared.tokeniser.encode(store, derived=self.derived)
-        known = prefixes(np.inf, index.drop("token_index"), timelines, window=256)
+        known = prefixes(np.inf, index, timelines, window=256)
         return index.with_columns(prefix=pl.Series([one.tokens.tolist() for one in known]))
 
 
 @pytest.fixture(scope="module")
 def scored(once: Once) -> dict[bool, Scored]:
     def write(folder: Path) -> None:
-        Charted(seed=8).write_store(folder / "store", 2500)
+        Charted(seed=8).write_store(folder / "store", 6000)
         Charted(seed=9).write_store(folder / "others", 1500)
         for leak in (False, True):
             Scored(folder, leak=leak)
@@ -431,7 +427,8 @@ def test_a_leaked_score_ranks_better_and_is_found_out(
 ) -> None:
     task, found, differing = load_timeline_task("icu-mortality"), {}, {}
     for leak, timelines in scored.items():
-        cohort = starts(task, timelines.others, timelines.new).frame
+        # The task's own cut stands before such a score; here all is read that bears the time.
+        cohort = starts(task, timelines.others, timelines.new).frame.drop("token_index")
         folder = once(f"planted-truth-sofa-{leak}", partial(kept, timelines.teach))
         clock = timelines.prepared.clock(mean=False)
         table = estimate_risks(
@@ -449,6 +446,5 @@ def test_a_leaked_score_ranks_better_and_is_found_out(
             timelines.read, timelines.others, index, sample=200
         ).differing
     said = f"AUROC of death in the ICU: {found[False]:.3f}, with the leak {found[True]:.3f}"
-    print(said, len(cohort))
     assert found[True] > found[False] + 0.03, said
     assert differing == {False: [], True: ["prefix"]}

@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wardround.views.timeline.control import deal_futures
+from wardround.views.timeline.control import deal_futures, gather
 
 
 def deal(offsets: np.ndarray, cuts: np.ndarray, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -57,3 +57,11 @@ def test_past_and_future_are_independent() -> None:
 def test_without_cuts_nothing_moves() -> None:
     order, new = deal(np.array([0, 3, 3, 5]), np.array([0, 3], np.int64))
     assert order.tolist() == [0, 1, 2, 3, 4] and new.tolist() == [0, 3, 3, 5]
+
+
+def test_pieces_are_gathered_in_order(monkeypatch) -> None:
+    monkeypatch.setattr("wardround.views.timeline.control.PIECES", 2)
+    starts, stops = np.array([5, 0, 3, 9]), np.array([7, 2, 3, 10])
+    tokens = np.arange(10, dtype=np.uint16) * 10
+    assert gather(tokens, starts, stops).tolist() == [50, 60, 0, 10, 90]
+    assert gather(tokens, starts[:0], stops[:0]).tolist() == []

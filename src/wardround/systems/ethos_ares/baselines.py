@@ -23,7 +23,7 @@ from wardround.models import (
     xgboost,
 )
 from wardround.systems.ethos_ares.config import SCORES, EthosAresConfig
-from wardround.systems.ethos_ares.prepared import Prepared, PreparedTask
+from wardround.systems.ethos_ares.prepared import Prepared, PreparedTask, some_subjects
 from wardround.training import save_model
 from wardround.views.table.warning import warning_inputs
 from wardround.views.table.windows import WindowedCounts
@@ -58,16 +58,17 @@ def fit_baselines(
         skipped: gets the reason of each that the data cannot teach.
     """
     wide = [model for model in config.baselines if model not in SCORES]
-    features = _features(task, prepared, config, workdir) if wide else None
+    rows = _rows(task, config)
+    features = _features(task, rows, prepared, config, workdir) if wide else None
     for model in config.baselines:
 
         def build(folder: Path, model: str = model) -> None:
             try:
                 if model in SCORES:
-                    _fit_score(model, task, prepared, folder)
+                    _fit_score(model, rows, prepared, folder)
                 else:
                     assert features is not None
-                    _fit_wide(model, task, features, config, folder)
+                    _fit_wide(model, rows, features, config, folder)
             except WardroundError as error:
                 log.warning("%s of %s is left out: %s", model, task.name, error)
                 (folder / "skipped.json").write_text(json.dumps(str(error)))
@@ -78,6 +79,7 @@ def fit_baselines(
             if model in SCORES
             else workdir.fingerprint(f"work/{task.name}-features"),
             "trees": config.windowed_counts.trees,
+            "limit": config.max_training,
             "version": __version__,
             "model": model,
             "seed": config.seed,
@@ -90,15 +92,27 @@ def fit_baselines(
             folders[task.name, model] = folder
 
 
+def _rows(task: PreparedTask, config: EthosAresConfig) -> pl.DataFrame:
+    """Training rows, `max_training` at most, then the others in their order."""
+    train = task.frame.filter(pl.col("split") == "train")
+    subjects = train["subject_id"].unique(maintain_order=True).to_numpy()
+    some = some_subjects(train, config.max_training, subjects, config.seed)
+    return pl.concat([some, task.frame.filter(pl.col("split") != "train")])
+
+
 def _features(
-    task: PreparedTask, prepared: Prepared, config: EthosAresConfig, workdir: Workdir
+    task: PreparedTask,
+    rows: pl.DataFrame,
+    prepared: Prepared,
+    config: EthosAresConfig,
+    workdir: Workdir,
 ) -> Path:
     """The stage of windowed counts, whose columns the training rows chose."""
     counts = config.windowed_counts
 
     def build(folder: Path) -> None:
-        keys = task.frame.select("subject_id", "prediction_time")
-        train = keys.filter(task.frame["split"] == "train")
+        keys = rows.select("subject_id", "prediction_time")
+        train = keys.filter(rows["split"] == "train")
         try:
             fitted = WindowedCounts.fit(
                 prepared.store,
@@ -119,19 +133,21 @@ def _features(
         inputs={
             "rows": workdir.fingerprint(f"work/{task.name}"),
             "counts": counts.model_dump(),
+            "limit": config.max_training,
+            "seed": config.seed,
             "version": __version__,
         },
     )
 
 
 def _fit_wide(
-    model: str, task: PreparedTask, features: Path, config: EthosAresConfig, folder: Path
+    model: str, rows: pl.DataFrame, features: Path, config: EthosAresConfig, folder: Path
 ) -> None:
     if (features / "skipped.json").is_file():
         raise WardroundError(json.loads((features / "skipped.json").read_text()))
     X: csr_matrix = load_npz(features / "features.npz")
     names = WindowedCounts.load(features / "columns.json").columns
-    y, train = _training_labels(task)
+    y, train = _training_labels(rows)
     threads, seed, trees = config.threads, config.seed, config.windowed_counts.trees
     builders: dict[str, Callable[[], Any]] = {
         "logistic_regression": lambda: logistic_regression(sparse=True, seed=seed),
@@ -145,21 +161,21 @@ def _fit_wide(
     _write(folder, estimator.predict_proba(X[~train])[:, 1], ranking)
 
 
-def _fit_score(model: str, task: PreparedTask, prepared: Prepared, folder: Path) -> None:
-    inputs = warning_inputs(prepared.store, task.frame.select("subject_id", "prediction_time"))
+def _fit_score(model: str, rows: pl.DataFrame, prepared: Prepared, folder: Path) -> None:
+    inputs = warning_inputs(prepared.store, rows.select("subject_id", "prediction_time"))
     columns = inputs.select(pl.selectors.numeric() | pl.selectors.boolean()).cast(pl.Float64)
     if columns["heartrate"].null_count() == len(columns):
         raise WardroundError("no prediction knows a vital sign")
-    y, train = _training_labels(task)
+    y, train = _training_labels(rows)
     X = columns.to_numpy()
     fitted = CalibratedScore.fit(clinical_scores()[model], X[train], y[train], columns.columns)
     save_model(fitted, folder)
     _write(folder, fitted.predict_proba(X[~train])[:, 1], [])
 
 
-def _training_labels(task: PreparedTask) -> tuple[np.ndarray, np.ndarray]:
-    y = task.frame["boolean_value"].to_numpy()
-    train = (task.frame["split"] == "train").to_numpy()
+def _training_labels(rows: pl.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    y = rows["boolean_value"].to_numpy()
+    train = (rows["split"] == "train").to_numpy()
     if not 0 < y[train].sum() < train.sum():
         raise WardroundError("the training rows hold one outcome only")
     return y, train

@@ -178,6 +178,9 @@ class EthosAresConfig(SystemConfig):
     tasks: tuple[str, ...] = Field(TASKS, min_length=1, description="names, or task files")
     baselines: tuple[Baseline, ...] = get_args(Baseline)
     windowed_counts: Counts = Counts()
+    max_training: int = Field(
+        100_000, ge=1, description="rows of a task that baselines learn from; the decoder sees all"
+    )
     tokens: Tokens = Tokens()
     network: Network = Network()
     training: Training = Training()

@@ -22,7 +22,7 @@ from wardround.systems.ethos_ares.config import RUNNING, EthosAresConfig
 from wardround.training import Documents
 from wardround.views.sofa import first_day_sofa
 from wardround.views.timeline import Derived, Timelines, Tokeniser, load_preset
-from wardround.views.timeline.control import deal_futures
+from wardround.views.timeline.control import deal_futures, gather
 from wardround.workdir import Workdir
 
 log = logging.getLogger("wardround")
@@ -98,15 +98,20 @@ class Prepared:
         )
 
     def dealt_documents(self, split: str, seed: int) -> Documents:
-        """The same with the futures of all predictions dealt out anew among its subjects."""
+        """The same with what follows each moment dealt out anew among its subjects.
+
+        Cuts at the predictions alone would not do: a model would still learn within stays what
+        follows what, and carry it over to the predictions.
+        """
         timelines, index = self.timelines, np.flatnonzero(self.split_of == split)
-        cuts = [task.frame["token_index"].to_numpy() for task in self.tasks.values()]
+        moments = np.flatnonzero(np.diff(timelines.times)) + 1
         begins, ends = timelines.offsets[index], timelines.offsets[index + 1]
-        starts, stops, offsets = deal_futures(begins, ends, np.unique(np.concatenate(cuts)), seed)
-        pieces = [timelines.tokens[a:b] for a, b in zip(starts, stops, strict=True)]
-        tokens = np.concatenate([timelines.tokens[:0], *pieces])
+        starts, stops, offsets = deal_futures(begins, ends, moments, seed)
         return Documents(
-            tokens, offsets, partial(contexts_at_start, timelines, index), timelines.context_size
+            gather(timelines.tokens, starts, stops),
+            offsets,
+            partial(contexts_at_start, timelines, index),
+            timelines.context_size,
         )
 
     def clock(self, *, mean: bool) -> Clock:

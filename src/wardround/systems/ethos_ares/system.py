@@ -318,7 +318,7 @@ def _control(
             resamples,
             curves=False,
             note="A decoder that learnt from training timelines in which what follows each "
-            "prediction is another patient's.",
+            "moment was dealt out anew among patients.",
         )
     ]
 

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import numpy as np
 
+from wardround.views.timeline.timelines import ragged_range
+
+#: Pieces that are gathered at once.
+PIECES = 1 << 20
+
 
 def deal_futures(
     begins: np.ndarray, ends: np.ndarray, cuts: np.ndarray, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Deal what follows each cut to subjects at random.
 
-    Timelines are cut where predictions are made. A subject keeps the piece before the first cut and
-    is then dealt pieces of anybody until one comes that ends a timeline. All pieces are used, once;
-    what follows a cut has nothing to do with what precedes it, so that the risks of a model that is
-    trained on these rank held-out subjects at chance.
+    A subject keeps the piece before the first cut and is then dealt pieces of anybody until one
+    comes that ends a timeline. All pieces are used, once; what follows a cut has nothing to do with
+    what precedes it. Cut at each moment, timelines teach a model how often things happen, and
+    nothing of whom they happen to: its risks rank held-out subjects at chance.
 
     Args:
         begins, ends: (n,) bounds of each subject's tokens, ascending.
@@ -54,3 +59,16 @@ def deal_futures(
     if len(dealt):
         sizes[owner[firsts]] = np.add.reduceat(length, at)
     return low[dealt], high[dealt], np.concatenate([[0], np.cumsum(sizes)])
+
+
+def gather(tokens: np.ndarray, starts: np.ndarray, stops: np.ndarray) -> np.ndarray:
+    """Pieces of `tokens` one after the other, some at a time for flat memory."""
+    sizes = stops - starts
+    result = np.empty(int(sizes.sum()), tokens.dtype)
+    ends = np.cumsum(sizes)
+    for low in range(0, len(starts), PIECES):
+        part = slice(low, low + PIECES)
+        first = ends[low] - sizes[low]
+        at = ragged_range(starts[part], sizes[part])
+        result[first : first + len(at)] = tokens[at]
+    return result
