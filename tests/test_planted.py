@@ -29,7 +29,8 @@ from tests.planted import (
     Planted,
     Sample,
 )
-from wardround.simulation.tasks import load_timeline_task, starts
+from wardround.simulation.predictions import starts
+from wardround.simulation.tasks import load_timeline_task
 from wardround.store import PatientStore, known_at, open_store
 from wardround.views.timeline import Timelines, Tokeniser
 

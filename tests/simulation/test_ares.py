@@ -22,8 +22,9 @@ from wardround.evaluation import RiskCurves
 from wardround.models.decoder import DecoderConfig
 from wardround.simulation import Clock
 from wardround.simulation.ares import _Risk, difference, remaining, risk_curves
+from wardround.simulation.predictions import along
 from wardround.simulation.risk import Reading, ratio
-from wardround.simulation.tasks import DAY, along, load_timeline_task
+from wardround.simulation.tasks import DAY, load_timeline_task
 from wardround.views.timeline import ALWAYS, NEVER, Context, Timelines, Vocabulary
 
 NAMES = (

@@ -37,8 +37,9 @@ from wardround.evaluation import auroc, calibration
 from wardround.models import Decoder, DecoderConfig
 from wardround.simulation import Stops, simulate
 from wardround.simulation.ares import risk_curves
+from wardround.simulation.predictions import along, prefixes, starts
 from wardround.simulation.risk import Estimator, estimate_risks
-from wardround.simulation.tasks import along, load_timeline_task, prefixes, starts
+from wardround.simulation.tasks import load_timeline_task
 from wardround.store import PatientStore, open_store
 from wardround.systems.ethos_ares.prepared import Prepared, PreparedTask
 from wardround.training import Documents, PretrainConfig, load_model, pretrain, save_model

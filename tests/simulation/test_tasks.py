@@ -12,17 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wardround.errors import WardroundError
+from wardround.simulation.predictions import along, prefixes, starts
 from wardround.simulation.tasks import (
     EVENT,
     EXCLUDED,
     NEGATIVE,
     TimelineTask,
-    along,
     group_tasks,
     load_timeline_task,
     outcome,
-    prefixes,
-    starts,
     timeline_tasks,
     token_mask,
 )

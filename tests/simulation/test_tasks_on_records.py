@@ -13,14 +13,8 @@ import polars as pl
 import pytest
 
 from wardround.cohorts import truncation_test
-from wardround.simulation.tasks import (
-    TimelineTask,
-    along,
-    load_timeline_task,
-    prefixes,
-    starts,
-    timeline_tasks,
-)
+from wardround.simulation.predictions import along, prefixes, starts
+from wardround.simulation.tasks import TimelineTask, load_timeline_task, timeline_tasks
 from wardround.store import PatientStore
 from wardround.views.sofa import first_day_sofa
 from wardround.views.timeline import Timelines, Tokeniser

@@ -26,6 +26,7 @@ from wardround.models.decoder import Decoder
 from wardround.progress import track
 from wardround.simulation.engine import simulate
 from wardround.simulation.futures import HORIZON, MAX_TOKENS, Clock, Futures, Prefix, Window
+from wardround.simulation.predictions import prefixes
 from wardround.simulation.tasks import (
     DAY,
     EVENT,
@@ -34,7 +35,6 @@ from wardround.simulation.tasks import (
     TimelineTask,
     group_tasks,
     outcome,
-    prefixes,
     token_mask,
 )
 from wardround.store import atomic_write

@@ -16,7 +16,8 @@ from wardround.cohorts import FlowStep
 from wardround.errors import WardroundError
 from wardround.progress import track
 from wardround.simulation import Clock
-from wardround.simulation.tasks import TimelineTask, along, load_timeline_task, starts
+from wardround.simulation.predictions import along, starts
+from wardround.simulation.tasks import TimelineTask, load_timeline_task
 from wardround.store import PatientStore
 from wardround.systems.ethos_ares.config import RUNNING, EthosAresConfig
 from wardround.training import Documents
@@ -43,7 +44,7 @@ class PreparedTask:
 
     @cached_property
     def frame(self) -> pl.DataFrame:
-        """Rows of `simulation.tasks.starts` or `along`, with `split`."""
+        """Rows of `simulation.predictions.starts` or `along`, with `split`."""
         return pl.read_parquet(self.folder / "predictions.parquet")
 
     @property
