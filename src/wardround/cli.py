@@ -227,7 +227,7 @@ def risk(
 ) -> None:
     """Draw a stay's risks over time, and the events that moved them."""
     from wardround.reports import render_risk
-    from wardround.runs import load_results
+    from wardround.runs import load_results, store_of
     from wardround.store import open_store
     from wardround.system import FollowsStays, load_system
 
@@ -235,7 +235,7 @@ def risk(
     system = load_system(results.system)
     if not isinstance(system, FollowsStays):
         raise WardroundError(f"{results.system} does not follow stays; ethos-ares does")
-    store = open_store(data or results.data["path"])
+    store = open_store(data or store_of(model))
     curves = system.stay_risk(model, store, stay, until=until, futures=futures, points=points)
     page = out or Path(f"risk-{stay}.html")
     render_risk(curves, page)

@@ -148,6 +148,11 @@ def load_results(run: Path) -> Results:
         raise WardroundError(f"{file} cannot be read: {str(error).splitlines()[0]}") from error
 
 
+def store_of(run: Path) -> Path:
+    """Where the store of a run stood."""
+    return Path(json.loads((run / "run.json").read_text())["store"])
+
+
 def write_report(run: Path) -> Path:
     """Render `report.html` of a run from its metrics alone."""
     results = load_results(run)

@@ -49,7 +49,7 @@ def test_a_verdict_in_full(make_task):
         "and 40 % of its flags are right.",
         "Its risks are too extreme (calibration slope 0.61, 0.400 to 0.820): read them as a "
         "ranking.",
-        "Trained on shuffled labels, models reach an AUROC of 0.503: chance, as it must be.",
+        "Trained on shuffled outcomes, models reach an AUROC of 0.503: chance, as it must be.",
     ]
 
 
@@ -107,7 +107,7 @@ def test_calibration(make_task, slope, said):
         ),
         (between(0.42, 0.4, 0.44), "not chance"),
         (between(0.6), "not chance"),
-        (between(None), "No label-shuffled control was run."),
+        (between(None), "No shuffled control was run."),
     ],
 )
 def test_the_shuffled_control_is_judged(make_task, auroc: Estimate, said):
@@ -117,7 +117,7 @@ def test_the_shuffled_control_is_judged(make_task, auroc: Estimate, said):
 
 def test_another_control_is_not_taken_for_the_shuffled_one(make_task):
     control = make_model("visit_split", "Visits split", between(0.5))
-    assert words.verdict(make_task(controls=[control]))[-1] == "No label-shuffled control was run."
+    assert words.verdict(make_task(controls=[control]))[-1] == "No shuffled control was run."
 
 
 def test_what_is_undefined_is_left_out(make_task):

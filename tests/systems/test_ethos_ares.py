@@ -194,6 +194,33 @@ def test_curves_of_a_stay_end_at_until(run, hospital) -> None:
     assert not any("learnt from this very patient" in note for note in curves.notes)
 
 
+def test_an_ed_visit_is_followed_to_its_end(run, hospital) -> None:
+    """Its own arrival, which competes with an admission, settles nothing."""
+    stays = hospital.store.stays().filter(pl.col("kind") == "ed").collect().sort("stay_id")
+    for stay in stays.head(5).iter_rows(named=True):
+        curves = SYSTEM.stay_risk(run, hospital.store, stay["stay_id"], points=2, movers=0)
+        (curve,) = curves.curves
+        assert curve.task == "ed-hospitalisation" and curve.points
+        assert curve.points[0].time == stay["start"]
+        assert curve.settled is None or curve.settled > stay["start"]
+
+
+def test_the_tasks_are_those_that_the_run_asked(run) -> None:
+    """A task left out, or a file changed since, changes nothing for a finished run."""
+    asked = {path.parent.name for path in (run / "work").glob("*/task.json")}
+    assert asked == {*TASKS, *(name + LATER for name in TASKS if name in RUNNING)}
+
+
+def test_two_tasks_of_one_name_are_refused(hospital, tmp_path) -> None:
+    own = tmp_path / "hospital-mortality.yaml"
+    own.write_text(
+        "title: Mine\nstart: {stay: hospital, edge: start}\nevent: MEDS_DEATH\nhorizon: 9d\n"
+    )
+    config = quick(tasks=("hospital-mortality", str(own)))
+    with pytest.raises(WardroundError, match="rename hospital-mortality"):
+        prepare(hospital.store, config, Workdir(tmp_path / "work"))
+
+
 def test_a_patient_of_train_is_named(run, hospital) -> None:
     stay = a_stay(hospital.store, "train")
     curves = SYSTEM.stay_risk(run, hospital.store, stay["stay_id"], points=1, movers=0)

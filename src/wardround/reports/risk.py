@@ -356,8 +356,8 @@ def _warnings(curves: RiskCurves) -> list[str]:
 
 def _method(curves: RiskCurves) -> list[str]:
     known = (
-        "At each point the model reads what was known by then, each result at the time when it "
-        f"was filed, and plays out {curves.futures:,} futures of the patient. "
+        "At each point the model reads what was known by then and plays out "
+        f"{curves.futures:,} futures of the patient. "
         if curves.futures
         else ""
     )

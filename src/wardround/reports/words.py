@@ -18,7 +18,7 @@ METRICS = {
     "top_1": "Top 1",
     "top_5": "Top 5",
 }
-#: Shuffled labels beyond this distance from one half mean that something leaks.
+#: Shuffled labels beyond this distance from one half mean that rows and outcomes are out of step.
 CHANCE_BAND = 0.03
 _NONE = "–"
 
@@ -158,7 +158,7 @@ def _shuffled(controls: Sequence[ModelResult]) -> list[str]:
             else:
                 judged = "not chance: rows and outcomes are out of step, read no further"
             return [
-                f"Trained on shuffled labels, models reach an AUROC of {number(found.value)}: "
+                f"Trained on shuffled outcomes, models reach an AUROC of {number(found.value)}: "
                 f"{judged}."
             ]
-    return ["No label-shuffled control was run."]
+    return ["No shuffled control was run."]

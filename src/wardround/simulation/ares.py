@@ -55,9 +55,9 @@ from wardround.simulation.units import Units, information_units, kind_of, label_
 if TYPE_CHECKING:
     from wardround.views.timeline import Timelines
 
-#: The cut-off of a stay that passed the one of its task (ten days), counted from its start; there
-#: is none after that, and the curve ends.
-LATE_CUTOFF = 15 * DAY
+#: A stay that passed its task's horizon (ten days) is asked for one so many times as long (fifteen,
+#: as published); there is none after that, and the curve ends.
+LATE = 1.5
 #: Futures of a point, as published for curves.
 FUTURES = 100
 #: Cuts that are simulated together; they share the computation of what they have in common.
@@ -149,7 +149,8 @@ def risk_curves(
     readings = _Readings(model, course, tasks, clock, estimator, sampling)
     points = [cut for cut in course.cuts(resolution) if readings.is_open(cut)]
     events_until = points[-1].end if points else course.first
-    if max_points is not None and len(points) > max_points:
+    moments = len(points)
+    if max_points is not None and moments > max_points:
         spread = np.linspace(0, len(points) - 1, max_points).round().astype(int)
         points = [points[place] for place in np.unique(spread)]
     readings.add(points, first_future=0)
@@ -168,7 +169,10 @@ def risk_curves(
         estimator=estimator,
         futures=sampling.futures,
         seed=sampling.seed,
-        notes=_notes(tasks, ablate_at if explained else None, bool(explained)),
+        notes=[
+            *_thinned(len(points), moments),
+            *_notes(tasks, ablate_at if explained else None, bool(explained)),
+        ],
     )
 
 
@@ -242,19 +246,22 @@ class _Course:
     def answer(self, task: TimelineTask) -> int | None:
         """Position of the token that settles a task, as far as the record may be read.
 
-        The end of the stay before this one, at the second of its start, settles nothing.
+        At the second of the start, the start's own tokens settle nothing, nor does the end of the
+        stay before.
         """
         vocabulary = self.timelines.vocabulary
         answers = token_mask(task, [*task.event, *task.competing], vocabulary)
         kind = task.start.stay
         if kind is not None and task.start.edge == "start":
-            own, closing = EDGE_TOKENS[kind, "start"], EDGE_TOKENS[kind, "end"]
-            if own in vocabulary and closing in vocabulary:
-                begins = self.find(vocabulary.mask([own]), self.opening, self.first)
-                if begins is not None:
-                    early = self.find(answers & ~vocabulary.mask([closing]), self.opening, begins)
-                    later = self.find(answers, begins, self.stop)
-                    return later if early is None else early
+            own, closing = (
+                np.isin(vocabulary.tokens, [EDGE_TOKENS[kind, edge]]) for edge in ("start", "end")
+            )
+            group = np.asarray(self.timelines.tokens[self.opening : self.first])
+            begins = np.flatnonzero(own[group]) + self.opening
+            if len(begins):
+                early = self.find(answers & ~own & ~closing, self.opening, int(begins[-1]))
+                later = self.find(answers, int(begins[-1]) + 1, self.stop)
+                return later if early is None else early
         return self.find(answers, self.opening, self.stop)
 
     def events(self, stop: int, descriptions: Mapping[str, str]) -> list[StayEvent]:
@@ -305,12 +312,11 @@ def remaining(task: TimelineTask, elapsed: float) -> float | None:
     """Seconds that a task still asks for, so long after the stay's start.
 
     Returns:
-        None where its time is over. A task that asks who is still there goes on with `LATE_CUTOFF`
-        (fact sheet section 4: prolonged stay asks for 10 d minus the elapsed time, after day 10
-        for 15 d).
+        None where its time is over. A task that asks who is still there goes on to `LATE`
+        horizons (fact: prolonged stay asks for 10 d minus the elapsed time, after day 10 for 15 d).
     """
     late = task.at_horizon == "event" and elapsed >= task.horizon
-    cutoff = LATE_CUTOFF if late else task.horizon
+    cutoff = LATE * task.horizon if late else task.horizon
     return cutoff - elapsed if elapsed < cutoff else None
 
 
@@ -505,7 +511,7 @@ def _curve(readings: _Readings, number: int, points: Sequence[_Cut]) -> RiskCurv
     if task.at_horizon == "event" and any(point.time >= late for point in drawn):
         notes.append(
             f"From {late:%Y-%m-%d %H:%M} on, {task.horizon / DAY:.0f} days after the start, the "
-            f"cut-off is {LATE_CUTOFF / DAY:.0f} days."
+            f"cut-off is {LATE * task.horizon / DAY:.0f} days."
         )
     if answer is not None:
         label = label_of(course.tokens(answer, answer + 1))
@@ -527,9 +533,10 @@ def _movers(
     ablate_at: str | None,
     descriptions: Mapping[str, str],
 ) -> list[Mover]:
-    """Explain the largest steps of each curve unit by unit, with futures of their own.
+    """Explain the largest steps of each curve unit by unit.
 
-    The curve says where to look; how much a unit changed is then estimated anew.
+    The curve says where to look, a second look which units to take, and a third, with futures of
+    its own, how much they changed: what was chosen by its size is not the measure of it.
     """
     course, again = readings.course, readings.sampling.futures
     stairs = [
@@ -542,24 +549,30 @@ def _movers(
     chosen = []
     for number, steps in enumerate(stairs):
         changes = [
-            (unit, after, difference(new, old))
+            (unit, before, after, difference(new, old).value or 0.0)
             for step in steps
             for unit, before, after in units[step]
             if (new := readings.at(after, number, again)) is not None
             and (old := readings.at(before, number, again)) is not None
         ]
-        changes = [change for change in changes if change[2].value]
-        changes.sort(key=lambda change: -abs(change[2].value or 0.0))
-        chosen += [(number, *change) for change in changes[:count]]
+        changes = sorted((c for c in changes if c[3]), key=lambda change: -abs(change[3]))
+        chosen += [(number, unit, before, after) for unit, before, after, _ in changes[:count]]
     ablated = [
         _ablation(readings, number, unit, after, points, ablate_at)
-        for number, unit, after, _ in chosen
+        for number, unit, _, after in chosen
     ]
-    readings.add((cut for pair in ablated if pair for cut in pair), again)
+    third = 2 * again
+    order = {task.name: number for number, task in enumerate(readings.tasks)}
+    readings.add((cut for _, _, *pair in chosen for cut in pair), third)
+    readings.add((cut for pair in ablated if pair for cut in pair), third)
     rows = []
-    for (number, unit, after, change), pair in zip(chosen, ablated, strict=True):
+    for (number, unit, before, after), pair in zip(chosen, ablated, strict=True):
         tokens = course.tokens(course.units.first[unit], course.units.end[unit])
-        whole, lacking = (readings.at(cut, number, again) for cut in pair) if pair else (None, None)
+        new, old = readings.at(after, number, third), readings.at(before, number, third)
+        if new is None or old is None:
+            continue
+        change = difference(new, old)
+        whole, lacking = (readings.at(cut, number, third) for cut in pair) if pair else (None, None)
         rows.append(
             Mover(
                 task=readings.tasks[number].name,
@@ -572,7 +585,7 @@ def _movers(
                 ablated_at=_datetime(pair[0].time) if pair else None,
             )
         )
-    return rows
+    return sorted(rows, key=lambda row: (order[row.task], -abs(row.change.value or 0.0)))
 
 
 def _largest_steps(
@@ -629,20 +642,30 @@ def _ablation(
     return place, _Cut(place.end, place.time, (body, end))
 
 
+def _thinned(points: int, moments: int) -> list[str]:
+    if points == moments:
+        return []
+    return [
+        f"{points} of the {moments} moments at which something became known are drawn, evenly "
+        "spread; between two of them risks may have been higher or lower."
+    ]
+
+
 def _notes(tasks: Sequence[TimelineTask], ablate_at: str | None, explained: bool) -> list[str]:
     notes = []
     stays = [task.title for task in tasks if task.at_horizon == "event"]
     if stays:
         notes.append(
             f"{'; '.join(stays)}: the time asked for counts from the start of the stay, so that "
-            "it shrinks as the stay goes on. Once it is over the cut-off is "
-            f"{LATE_CUTOFF / DAY:.0f} days, and the curve ends there."
+            "it shrinks as the stay goes on. Once it is over, half as long again is asked for, and "
+            "the curve ends there."
         )
     if explained:
         notes.append(
-            "The largest steps of each curve were looked at again, item by item, with futures of "
-            "their own, and the changes shown are those of this second look: the largest of many "
-            "noisy changes are large by their noise. Intervals use the correlation of paths that "
+            "The largest steps of each curve were looked at again, item by item, and what was "
+            "found largest a third time, with futures of its own. The changes shown are those of "
+            "the third look: the largest of many noisy changes are large by their noise. "
+            "Intervals use the correlation of paths that "
             "were sampled with the same random numbers."
         )
     if ablate_at:

@@ -42,7 +42,9 @@ _UNITS = {"m": 60.0, "h": 3600.0, "d": DAY, "w": 7 * DAY, "y": 365.25 * DAY}
 
 
 def _seconds(value: Any) -> Any:
-    """`12h` or `2y` in seconds."""
+    """`12h` or `2y` in seconds; a number is that already."""
+    if isinstance(value, float):
+        return value
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([mhdwy])", str(value).strip())
     if not found:
         raise ValueError(f"write a number and one of m, h, d, w, y, such as 30d; got {value!r}")

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from wardround.system import SystemConfig
 from wardround.views.table.windows import AGGREGATIONS
+from wardround.views.timeline import load_preset
 
 ScoreName = Literal["news", "news2", "mews"]
 Baseline = Literal[ScoreName, "logistic_regression", "lightgbm", "xgboost"]
@@ -31,7 +32,7 @@ TASKS = (
     "length-of-stay",
     "icu-length-of-stay",
     "drg",
-    "sofa",
+    "sofa-first-day",
 )
 
 
@@ -87,6 +88,7 @@ class Simulation(Part):
     )
     max_futures: int = Field(400, ge=2)
     max_tokens: int = Field(10_000, ge=1, description="a future is given up after so many")
+    dtype: Literal["float32", "bfloat16"] = "float32"
     slots: int = Field(256, ge=1, description="futures that are computed together")
     interval: Literal["empirical", "mean"] = Field(
         "empirical", description="how long a simulated interval lasts: drawn, or its mean"
@@ -199,6 +201,8 @@ class EthosAresConfig(SystemConfig):
         """Preset, drug table and task files of the user's own."""
         named = [Path(name) for name in (self.tokens.preset, *self.tasks)]
         own = [path for path in named if path.suffix in (".yaml", ".yml")]
+        if Path(self.tokens.preset) in own and own[0].is_file():
+            own += load_preset(self.tokens.preset).tables
         return own + ([self.tokens.drug_table] if self.tokens.drug_table else [])
 
     @property

@@ -58,9 +58,6 @@ def pretrained(
 
     inputs = {
         "timelines": workdir.fingerprint("work/timelines"),
-        "tasks": [r.fingerprint for r in workdir.records if r.name.startswith("work/")]
-        if name == CONTROL
-        else None,
         "version": __version__,
         "network": config.network.model_dump(),
         "recipe": asdict(recipe),
@@ -88,4 +85,5 @@ def sampling_of(config: EthosAresConfig) -> Sampling:
         slots=s.slots,
         seed=config.seed,
         device=config.device,
+        dtype=getattr(torch, s.dtype),
     )

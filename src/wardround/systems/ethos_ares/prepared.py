@@ -28,8 +28,12 @@ from wardround.workdir import Workdir
 
 log = logging.getLogger("wardround")
 
+#: What a task was asked, in its stage.
+TASK = "task.json"
 #: Ends the name of a task that is asked at a random point of each running stay.
 LATER = "-running"
+#: Other stages of a run; no task may have their names.
+RESERVED = ("timelines", "ethos", "control", "tokeniser")
 #: Stays that are followed at a time: a row for each of their moments is in memory.
 STAYS_AT_ONCE = 20_000
 
@@ -154,8 +158,11 @@ def prepare(store: PatientStore, config: EthosAresConfig, workdir: Workdir) -> P
 
     timelines = workdir.stage("work/timelines", write, inputs=inputs) / "timelines"
     prepared = Prepared(store, tokeniser, timelines, {})
-    for name in track(config.tasks, "Tasks"):
-        task = load_timeline_task(name)
+    tasks = [load_timeline_task(name) for name in config.tasks]
+    taken = [task.name for task in tasks]
+    if twice := sorted({name for name in taken if taken.count(name) > 1 or name in RESERVED}):
+        raise WardroundError(f"tasks need names of their own: rename {', '.join(twice)}")
+    for task in track(tasks, "Tasks"):
         names = [task.name] + ([task.name + LATER] if task.name in RUNNING else [])
         for one in names[: 1 + config.running]:
             try:
@@ -201,10 +208,13 @@ def _prepare_task(
         for split in ("tuning", "held_out"):
             rows = frame.filter(pl.col("split") == split)
             parts.append(some_subjects(rows, limit, prepared.timelines.subjects, config.seed))
-        pl.concat(parts).sort("subject_id", "prediction_time").write_parquet(
-            folder / "predictions.parquet"
-        )
+        rows = pl.concat(parts).sort("subject_id", "prediction_time")
+        if len(rows) < len(frame):
+            step = "of training subjects, and of some tuning and held-out ones"
+            flow.append(FlowStep(step, len(rows), rows["subject_id"].n_unique()))
+        rows.write_parquet(folder / "predictions.parquet")
         (folder / "flow.json").write_text(json.dumps([asdict(step) for step in flow], indent=1))
+        (folder / TASK).write_text(task.model_dump_json(indent=1))
 
     folder = workdir.stage(
         f"work/{name}",

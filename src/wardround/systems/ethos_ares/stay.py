@@ -12,11 +12,11 @@ from wardround.errors import WardroundError
 from wardround.evaluation import RiskCurves
 from wardround.simulation import Clock
 from wardround.simulation.ares import risk_curves
-from wardround.simulation.tasks import TimelineTask, load_timeline_task
+from wardround.simulation.tasks import TimelineTask
 from wardround.store import PatientStore
 from wardround.systems.ethos_ares.config import EthosAresConfig
 from wardround.systems.ethos_ares.decoder import load_decoder, sampling_of
-from wardround.systems.ethos_ares.prepared import derived
+from wardround.systems.ethos_ares.prepared import LATER, TASK, derived
 from wardround.views.records import LoadedRecords
 from wardround.views.timeline import Tokeniser
 
@@ -51,7 +51,7 @@ def stay_risk(
     if stays.is_empty():
         raise WardroundError(f"{store.path} has no stay {stay_id}; its stays are in stays.parquet")
     stay = stays.row(0, named=True)
-    tasks = _tasks(config, stay["kind"])
+    tasks = _tasks(run, stay["kind"])
     subject = stay["subject_id"]
     tokeniser = Tokeniser.load(run / "model" / "tokeniser")
     records = LoadedRecords(
@@ -79,22 +79,29 @@ def stay_risk(
         futures=futures or sampling.futures,
     )
     notes = [*curves.notes, *_seen(run, store, subject)]
+    if tokeniser.preset.clock == "time":
+        notes.append("As published, results count from when they happened, before they were filed.")
     return curves.model_copy(
         update={"model": str(run), "data": dict(store.provenance), "notes": notes}
     )
 
 
-def _tasks(config: EthosAresConfig, kind: str) -> list[TimelineTask]:
-    """The run's tasks that ask for a risk at the start of such a stay."""
-    tasks = [load_timeline_task(name) for name in config.tasks]
+def _tasks(run: Path, kind: str) -> list[TimelineTask]:
+    """What the run asked at the start of such a stay; what it left out is not there."""
+    files = sorted((run / "work").glob(f"*/{TASK}"))
+    tasks = {
+        file.parent.name: TimelineTask.model_validate_json(file.read_text())
+        for file in files
+        if not file.parent.name.endswith(LATER)
+    }
     found = [
         task
-        for task in tasks
+        for task in tasks.values()
         if task.kind == "risk" and (task.start.stay, task.start.edge) == (kind, "start")
     ]
     if not found:
         raise WardroundError(
-            f"none of the run's tasks starts with a stay of kind {kind} ({', '.join(config.tasks)})"
+            f"none of the run's tasks starts with a stay of kind {kind} ({', '.join(tasks)})"
         )
     return found
 

@@ -239,7 +239,7 @@ class Rule(_Part):
 
 
 class Slot(_Part):
-    """One token of the static context: the last that was known.
+    """One token of the static context: the last that was known at a window's first token.
 
     Attributes:
         rule: how codes become the token; of several, the first.
@@ -355,6 +355,12 @@ class Preset(_Part):
     end: str | None = None
     reserved: list[str] = []
     paper_compat: dict[str, Any] = {}
+
+    @property
+    def tables(self) -> list[Path]:
+        """Files of the user's own that mappings read."""
+        rules = [*self.rules.values(), *(slot.rule for slot in self.context.values())]
+        return [entry.table for rule in rules for entry in rule.map if entry.table is not None]
 
     @model_validator(mode="after")
     def _named(self) -> Preset:
