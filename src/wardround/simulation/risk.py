@@ -106,14 +106,6 @@ class Reading:
         return np.inf if self.low is None or self.high is None else (self.high - self.low) / 2
 
 
-def read(group: TaskGroup, number: int, futures: Futures, remaining: float) -> Reading:
-    """Read one task's risk from futures of either estimator; see `count_answers`."""
-    if futures.absorbed is not None:
-        return ratio(*weigh_answers(group, number, futures), counted=False)
-    answers = count_answers(group, number, futures, remaining)
-    return ratio(answers == EVENT, answers != EXCLUDED, counted=True)
-
-
 def ratio(events: np.ndarray, kept: np.ndarray, *, counted: bool) -> Reading:
     """Estimate a risk from paths.
 

@@ -354,8 +354,3 @@ def _grouped(group: Sequence[_Asked], end: np.ndarray, max_tokens: int) -> TaskG
     either = tuple(number(one.either) for one in group)
     stops = Stops(np.stack(sets), group[0].either | end, max_tokens)
     return TaskGroup(tuple(one.task for one in group), stops, event, competing, either)
-
-
-def compile_task(task: TimelineTask, vocabulary: Vocabulary, **how: Any) -> TaskGroup:
-    """One task alone as the simulator takes it; see `group_tasks`."""
-    return group_tasks([task], vocabulary, **how)[0]
