@@ -77,9 +77,9 @@ class Truth:
     def beliefs(self) -> Beliefs:
         return self.exact.follow(self.timelines.tokens, self.timelines.offsets)
 
-    def cohort(self, name: str) -> pl.DataFrame:
+    def cohort(self, name: str, limit: int = 400) -> pl.DataFrame:
         """Predictions of held-out subjects."""
-        return self.prepared.tasks[name].frame.filter(pl.col("split") == "held_out").head(400)
+        return self.prepared.tasks[name].frame.filter(pl.col("split") == "held_out").head(limit)
 
     def risks(self, name: str, rows: pl.DataFrame) -> np.ndarray:
         """The best that anybody could say, (n,)."""
@@ -96,7 +96,10 @@ class Truth:
     ) -> dict[str, pl.DataFrame]:
         tasks = [self.prepared.tasks[name].task for name in names]
         return estimate_risks(
-            *(model, self.timelines, rows, tasks, self.clock), estimator=estimator, futures=futures
+            *(model, self.timelines, rows, tasks, self.clock),
+            estimator=estimator,
+            futures=futures,
+            seed=["count", "survival"].index(estimator),  # errors are to be independent
         )
 
 
@@ -300,7 +303,7 @@ def test_dealt_futures_teach_nothing(truth: Truth, once: Once) -> None:
 @pytest.fixture(scope="module")
 def moments(truth: Truth) -> pl.DataFrame:
     """Of held-out stays, each time at which something became known and the question was open."""
-    rows = along(truth.prepared.tasks[WATCHED].task, truth.cohort(WATCHED), truth.timelines)
+    rows = along(truth.prepared.tasks[WATCHED].task, truth.cohort(WATCHED, 1000), truth.timelines)
     stay = ["subject_id", "start_time"]
     position = rows["token_index"].to_numpy() - 1
     marked = truth.timelines.tokens[position] == truth.timelines.vocabulary.id(MARKER)

@@ -103,15 +103,15 @@ class Prepared:
         )
 
     def dealt_documents(self, split: str, seed: int) -> Documents:
-        """The same with what follows each moment dealt out anew among its subjects.
+        """The same with what follows each event dealt out anew among its subjects.
 
-        Cuts at the predictions alone would not do: a model would still learn within stays what
-        follows what, and carry it over to the predictions.
+        Cuts at the predictions alone, or at moments, would not do: a model would still learn within
+        stays, or within a moment, what goes with what, and carry it over to the predictions.
         """
         timelines, index = self.timelines, np.flatnonzero(self.split_of == split)
-        moments = np.flatnonzero(np.diff(timelines.times)) + 1
+        cuts = np.flatnonzero(np.diff(timelines.events)) + 1
         begins, ends = timelines.offsets[index], timelines.offsets[index + 1]
-        starts, stops, offsets = deal_futures(begins, ends, moments, seed)
+        starts, stops, offsets = deal_futures(begins, ends, cuts, seed)
         return Documents(
             gather(timelines.tokens, starts, stops),
             offsets,

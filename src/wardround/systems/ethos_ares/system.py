@@ -317,8 +317,8 @@ def _control(
             risk,
             resamples,
             curves=False,
-            note="A decoder that learnt from training timelines in which what follows each "
-            "moment was dealt out anew among patients.",
+            note="A decoder that learnt, for half as long, from training timelines in which what "
+            "follows each event was dealt out anew among patients.",
         )
     ]
 

@@ -17,7 +17,7 @@ def deal_futures(
 
     A subject keeps the piece before the first cut and is then dealt pieces of anybody until one
     comes that ends a timeline. All pieces are used, once; what follows a cut has nothing to do with
-    what precedes it. Cut at each moment, timelines teach a model how often things happen, and
+    what precedes it. Cut at each event, timelines teach a model how often things happen, and
     nothing of whom they happen to: its risks rank held-out subjects at chance.
 
     Args:
