@@ -65,7 +65,7 @@ def simulate(
     dtype: torch.dtype | None = None,
     window: int | None = None,
     memory: int | None = None,
-    roulette: float = 0.1,
+    roulette: float = 0.3,
 ) -> list[Futures]:
     """Sample futures of each prefix.
 
@@ -106,7 +106,8 @@ def simulate(
         window: tokens that the model sees at once; its context unless told.
         memory: bytes for keys and values; half of what is free unless told.
         roulette: a `survival` path of a smaller weight ends by chance or goes on with this one,
-            which leaves the mean as it is.
+            which leaves the mean as it is. Small weights cost tokens, large ones variance; between
+            0.1 and 0.9 their product changes by a quarter.
 
     Returns:
         One `Futures` a prefix, in the order of `prefixes`.
