@@ -1,7 +1,7 @@
 """A planted patient process whose exact next-token probabilities and risks are known.
 
 A hidden severity moves as a Markov chain and drives lab values, the hazards of ICU, death and
-discharge, the pace of events, and the gaps between stays (fact sheet `ethos-ares`, section 10). The
+discharge, the pace of events, and the gaps between stays (a semi-Markov process). The
 process is an automaton over timeline tokens: at a `node` with severity `s` it emits a token, which
 leads to one node, and moves to severity `s'`. One table of probabilities generates patients and
 filters timelines, so that what `Exact` says is the truth about what `Planted` writes:

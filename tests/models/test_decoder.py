@@ -173,7 +173,7 @@ def test_dropout_acts_in_training_alone(positions) -> None:
 
 @BOTH
 def test_the_published_size_takes_a_step_on_no_memory(positions) -> None:
-    """6 layers, 768 wide, about 4,400 tokens: 45 to 50 million parameters (fact sheet)."""
+    """6 layers, 768 wide, about 4,400 tokens: 45 to 50 million parameters."""
     with torch.device("meta"):
         model = Decoder(DecoderConfig(4_367, positions=positions))
         read = torch.zeros(2, 2048, dtype=torch.int64)

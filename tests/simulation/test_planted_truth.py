@@ -1,4 +1,4 @@
-"""What is learnt from the planted process, held against the truth (fact sheet, section 10).
+"""What is learnt from the planted process, held against the truth.
 
 One small decoder is taught and asked everything; a second learns from timelines with dealt futures,
 two more from timelines with a score of the first ICU day, honest and leaked. Most noise of a test

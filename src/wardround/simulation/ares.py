@@ -313,7 +313,7 @@ def remaining(task: TimelineTask, elapsed: float) -> float | None:
 
     Returns:
         None where its time is over. A task that asks who is still there goes on to `LATE`
-        horizons (fact: prolonged stay asks for 10 d minus the elapsed time, after day 10 for 15 d).
+        horizons (as published: 10 d minus the elapsed time, after day 10 for 15 d).
     """
     late = task.at_horizon == "event" and elapsed >= task.horizon
     cutoff = LATE * task.horizon if late else task.horizon
@@ -417,12 +417,7 @@ class _Readings:
                 futures=s.futures,
                 first_future=first_future,
                 estimator=self.estimator,
-                seed=s.seed,
-                temperature=s.temperature,
-                slots=s.slots,
-                window=s.window,
-                device=s.device,
-                dtype=s.dtype,
+                **s.engine,
             )
         return found
 

@@ -70,6 +70,12 @@ class Sampling:
     device: str = "auto"
     dtype: torch.dtype | None = None
 
+    @property
+    def engine(self) -> dict[str, Any]:
+        """The settings that `simulate` takes as they are."""
+        names = ("seed", "temperature", "slots", "window", "device", "dtype")
+        return {name: getattr(self, name) for name in names}
+
     def __post_init__(self) -> None:
         if self.futures < 1:
             raise WardroundError(f"futures must be 1 or more, got {self.futures}")
@@ -324,7 +330,6 @@ class _Work:
         return tables
 
     def _simulate(self, which: Sequence[int], size: int, done: int) -> list[Futures]:
-        s = self.sampling
         return simulate(
             self.model,
             [self.known[n] for n in which],
@@ -333,12 +338,7 @@ class _Work:
             futures=size,
             first_future=done,
             estimator=self.estimator,
-            seed=s.seed,
-            temperature=s.temperature,
-            slots=s.slots,
-            window=s.window,
-            device=s.device,
-            dtype=s.dtype,
+            **self.sampling.engine,
         )
 
     def _remaining(self, n: int, number: int) -> float:

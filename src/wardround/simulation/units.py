@@ -1,6 +1,6 @@
 """Information units of a timeline: the tokens that one event of the record became.
 
-The unit of ARES' explanation (fact sheet section 4, "ARES over time"): a lab result is its code and
+The unit of ARES' explanation (Renc et al. 2025, giaf107): a lab result is its code and
 its decile, a drug its ATC levels, a procedure seven characters. What belongs together is not a
 table of lengths here: tokens that the tokeniser made from one source event are one unit, and the
 time interval before them joins them, for it became known with them.
