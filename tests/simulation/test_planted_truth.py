@@ -165,8 +165,8 @@ def estimates(truth: Truth, model: Decoder) -> dict[str, dict[str, pl.DataFrame]
     stays, back = TASKS[:-1], TASKS[-1:]
     rows = truth.cohort(stays[0])
     for estimator, names, cohort, futures in (
-        ("survival", stays, rows, 48),
-        ("count", stays, rows, 128),  # so many, or their noise reorders risks
+        ("survival", stays, rows, 144),
+        ("count", stays, rows, 128),
         ("survival", back, truth.cohort(back[0]), 96),
         ("count", back, truth.cohort(back[0]), 96),
     ):
