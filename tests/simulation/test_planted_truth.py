@@ -1,21 +1,18 @@
 """What is learnt from the planted process, held against the truth.
 
-One small decoder is taught and asked everything; a second learns from timelines with dealt futures,
-two more from timelines with a score of the first ICU day, honest and leaked. Most noise of a test
-that compares risks with outcomes is that of the outcomes: where a test can, it compares with the
-exact risks, which are what outcomes are on average.
+One small decoder is taught and asked everything; a second learns from timelines with dealt futures.
+Most noise of a test that compares risks with outcomes is that of the outcomes: where a test can, it
+compares with the exact risks, which are what outcomes are on average.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
-import torch
 from scipy.special import expit, logit
 from scipy.stats import ks_2samp
 from sklearn.linear_model import LogisticRegression
@@ -26,28 +23,24 @@ from tests.planted import (
     DAY,
     DEATH,
     DISCHARGE,
-    LABS,
     MARKER,
-    TOKEN,
     Beliefs,
     Exact,
     Planted,
-    Sample,
 )
-from wardround.cohorts.audit import truncation_test
+from tests.simulation.teaching import kept, teach
 from wardround.evaluation import auroc, calibration
-from wardround.models import Decoder, DecoderConfig
+from wardround.models import Decoder
 from wardround.simulation import Stops, simulate
 from wardround.simulation.ares import risk_curves
 from wardround.simulation.predictions import along, prefixes, starts
 from wardround.simulation.risk import Estimator, estimate_risks
 from wardround.simulation.tasks import load_timeline_task
-from wardround.store import PatientStore, open_store
+from wardround.store import open_store
 from wardround.systems.ethos_ares.prepared import Prepared, PreparedTask
-from wardround.training import Documents, PretrainConfig, load_model, pretrain, save_model
+from wardround.training import load_model
 from wardround.training.pretraining import losses
-from wardround.views.sofa import first_day_sofa
-from wardround.views.timeline import Timelines, Tokeniser
+from wardround.views.timeline import Tokeniser
 
 pytestmark = pytest.mark.slow
 
@@ -116,32 +109,6 @@ def write_truth(folder: Path) -> None:
         frame = frame.join(store.splits(), on="subject_id", maintain_order="left")
         (folder / name).mkdir()
         frame.write_parquet(folder / name / "predictions.parquet")
-
-
-def teach(train: Documents, tuning: Documents, vocabulary: int, iterations: int) -> Decoder:
-    torch.manual_seed(0)
-    sizes = {"context": 256, "layers": 2, "heads": 4, "width": 64, "hidden": 256}
-    model = Decoder(DecoderConfig(vocabulary, positions="rotary", dropout=0.0, **sizes))
-    config = PretrainConfig(
-        iterations=iterations,
-        warmup=iterations // 20,
-        decay=iterations,
-        batch=16,
-        accumulation=1,
-        learning_rate=4e-3,
-        final_learning_rate=8e-5,
-        evaluate_every=iterations // 4,
-        evaluation_sequences=200,
-        precision="float32",
-    )
-    pretrain(model, train, tuning, config)
-    return model
-
-
-def kept(make: Callable[[], Decoder], folder: Path) -> None:
-    model = make()
-    folder.mkdir()
-    save_model(model, folder)
 
 
 @pytest.fixture(scope="module")
@@ -373,99 +340,3 @@ def test_the_marker_explains_the_rise(truth: Truth, model: Decoder, moments: pl.
         place.append(found.index(True) + 1 if True in found else None)
     said = f"place of the marker among the movers of {len(place)} stays: {place}"
     assert np.mean([one == 1 for one in place]) >= 0.8, said
-
-
-class Charted(Planted):
-    """The same patients, whose coma scale is charted with each lab result.
-
-    It says what their severity is. No timeline has a token of it; the SOFA score is computed from
-    it.
-    """
-
-    #: Eyes, verbal, motor, by severity: 0 to 4 points.
-    SCALE = (("220739", (4, 4, 3, 2, 1)), ("223900", (5, 4, 3, 2, 1)), ("223901", (6, 5, 5, 4, 2)))
-
-    def records(self, sample: Sample) -> tuple[pl.DataFrame, pl.DataFrame]:
-        events, stays = super().records(sample)
-        at = np.flatnonzero(np.isin(sample.walks.tokens, [TOKEN[lab.token] for lab in LABS]))
-        time = pl.Series(1_000_000 * sample.times[at]).cast(pl.Datetime("us"))
-        seen = pl.DataFrame({"subject_id": sample.subjects[sample.walks.path[at]], "time": time})
-        charted = [
-            seen.with_columns(
-                available_time="time",
-                code=pl.lit(f"LAB//{item}//UNK"),
-                numeric_value=pl.Series(
-                    np.array(points)[sample.walks.states[at]], dtype=pl.Float32
-                ),
-            )
-            for item, points in self.SCALE
-        ]
-        together = pl.concat([events, *charted], how="diagonal")
-        return together.sort("subject_id", "time", maintain_order=True, nulls_last=False), stays
-
-
-class Scored:
-    """Timelines with SOFA scores, of patients to learn from and of others."""
-
-    def __init__(self, folder: Path, *, leak: bool) -> None:
-        self.derived = partial(first_day_sofa, leak=leak)
-        self.store, self.others = (open_store(folder / name) for name in ("store", "others"))
-        own, new = (folder / f"{name}-{leak}" for name in ("own", "new"))
-        if not new.exists():
-            # Of six organs two are seen: points are told apart one by one.
-            changes = {"rules": {"sofa": {"value": {"high": 10}}}}
-            tokeniser = Tokeniser.fit(self.store, changes=changes, derived=self.derived)
-            tokeniser.write(self.store, own, derived=self.derived)
-            tokeniser.write(self.others, new, derived=self.derived)
-        self.prepared = Prepared(self.store, own, own, {})
-        self.new = Timelines.open(new)
-
-    def teach(self) -> Decoder:
-        train, tuning = (self.prepared.documents(split) for split in ("train", "tuning"))
-        return teach(train, tuning, len(self.new.vocabulary), 1200)
-
-    def read(self, store: PatientStore, index: pl.DataFrame) -> pl.DataFrame:
-        """What is known at predictions, as a view."""
-        timelines = self.prepared.tokeniser.encode(store, derived=self.derived)
-        known = prefixes(np.inf, index, timelines, window=256)
-        return index.with_columns(prefix=pl.Series([one.tokens.tolist() for one in known]))
-
-
-@pytest.fixture(scope="module")
-def scored(once: Once) -> dict[bool, Scored]:
-    def write(folder: Path) -> None:
-        Charted(seed=8).write_store(folder / "store", 6000)
-        Charted(seed=9).write_store(folder / "others", 1500)
-        for leak in (False, True):
-            Scored(folder, leak=leak)
-
-    folder = once("planted-truth-sofa", write)
-    return {leak: Scored(folder, leak=leak) for leak in (False, True)}
-
-
-def test_a_leaked_score_ranks_better_and_is_found_out(
-    scored: dict[bool, Scored], once: Once
-) -> None:
-    task, found, differing = load_timeline_task("icu-mortality"), {}, {}
-    for leak, timelines in scored.items():
-        # The task's own cut stands before such a score; here all is read that bears the time.
-        cohort = starts(task, timelines.others, timelines.new).frame.drop("token_index")
-        folder = once(f"planted-truth-sofa-{leak}", partial(kept, timelines.teach))
-        clock = timelines.prepared.clock(mean=False)
-        table = estimate_risks(
-            load_model(folder),
-            timelines.new,
-            cohort,
-            [task],
-            clock,
-            estimator="survival",
-            futures=16,
-        )[task.name]
-        found[leak] = auroc(cohort["boolean_value"].to_numpy(), table["risk"].to_numpy())
-        index = cohort.drop("boolean_value")
-        differing[leak] = truncation_test(
-            timelines.read, timelines.others, index, sample=200
-        ).differing
-    said = f"AUROC of death in the ICU: {found[False]:.3f}, with the leak {found[True]:.3f}"
-    assert found[True] > found[False] + 0.03, said
-    assert differing == {False: [], True: ["prefix"]}
