@@ -72,12 +72,13 @@ def hospital(
     dest: Annotated[Path, typer.Argument(help="Folder to write, in MIMIC-IV's file formats.")],
     patients: Annotated[int, typer.Option(min=1, help="How many patients.")] = 1000,
     seed: Annotated[int, typer.Option(help="Same seed, same hospital.")] = 0,
+    notes: Annotated[bool, typer.Option(help="Write discharge and radiology notes.")] = True,
     force: Force = False,
 ) -> None:
     """Generate a synthetic hospital."""
     from wardround.sources.hospital import generate_hospital
 
-    summary = generate_hospital(dest, patients=patients, seed=seed, overwrite=force)
+    summary = generate_hospital(dest, patients=patients, seed=seed, overwrite=force, notes=notes)
     console.print(f"{dest}: {summary}", soft_wrap=True)
 
 
@@ -246,6 +247,57 @@ def risk(
         table.add_row(curve.title, *("–" if v is None else f"{v:.3f}" for v in cells))
     console.print(table)
     console.print(f"Risks: {page}", soft_wrap=True)
+
+
+@app.command()
+def code(
+    note: Annotated[Path, typer.Argument(help="A discharge summary, as plain text.")],
+    model: Annotated[Path, typer.Option(metavar="RUN", help="A finished run of medical-coding.")],
+    system: Annotated[
+        str | None, typer.Option("--codes", help="Which codes of the run, such as icd10.")
+    ] = None,
+    network: Annotated[
+        str | None, typer.Option(help="Which network; the best on tuning notes unless told.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--out", help="Write them as JSON, too, with their places.")
+    ] = None,
+) -> None:
+    """Suggest the codes of a note, with the words that speak for them."""
+    from dataclasses import asdict
+
+    from wardround.runs import load_results
+    from wardround.store import atomic_write
+    from wardround.system import CodesNotes, load_system
+
+    results = load_results(model)
+    chosen = load_system(results.system)
+    if not isinstance(chosen, CodesNotes):
+        raise WardroundError(f"{results.system} gives no codes; medical-coding does")
+    try:
+        text = note.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise WardroundError(f"{note}: not UTF-8 text (byte {error.start}); convert it") from error
+    found = chosen.suggest_codes(model, text, task=system, model=network)
+    table = Table("", "Code", "Description", "Probability", "Words")
+    for one in found:
+        words = [" ".join(text[s.start : s.stop].split()) for s in one.evidence]
+        table.add_row(
+            "*" if one.suggested else "",
+            one.code,
+            one.description or "",
+            f"{one.probability:.3f}",
+            "; ".join(words),
+        )
+    console.print(table)
+    console.print(f"* above the threshold that was tuned; {found[0].model}")
+    if output is not None:
+        rows = [
+            {**asdict(one), "evidence": [span.model_dump() for span in one.evidence]}
+            for one in found
+        ]
+        with atomic_write(output) as temporary:
+            temporary.write_text(json.dumps(rows, indent=1, ensure_ascii=False))
 
 
 @app.command()

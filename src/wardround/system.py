@@ -15,7 +15,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from wardround.errors import WardroundError
-from wardround.evaluation import Reported, Results, RiskCurves
+from wardround.evaluation import Reported, Results, RiskCurves, Span
 from wardround.store import PatientStore
 from wardround.workdir import Workdir
 
@@ -201,6 +201,39 @@ class FollowsStays(Protocol):
         points: int | None = None,
     ) -> RiskCurves:
         """Estimate the risks of a stay at every time at which something became known."""
+        ...
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """A code that a model gives to a note.
+
+    Attributes:
+        code, description, kind: as the store has them; the description may be missing.
+        probability: as the model has it.
+        suggested: above the threshold that was tuned.
+        evidence: characters of the note that carried it, the heaviest first; none where the model
+            cannot tell.
+        model: its name.
+    """
+
+    code: str
+    description: str | None
+    kind: str
+    probability: float
+    suggested: bool
+    evidence: list[Span]
+    model: str
+
+
+@runtime_checkable
+class CodesNotes(Protocol):
+    """A system whose finished runs give codes to a note."""
+
+    def suggest_codes(
+        self, run: Path, text: str, *, task: str | None = None, model: str | None = None
+    ) -> list[Suggestion]:
+        """Codes of a note, the most probable first."""
         ...
 
 

@@ -109,6 +109,42 @@ class ModelResult(_Part):
     note: str = ""
 
 
+class Banded(_Part):
+    """One metric of several models over bands of the rows or the classes, such as code chapters.
+
+    Attributes:
+        title, caption: as people read them.
+        bands: names, in order.
+        counts: how many rows or classes each band holds.
+        metric: key of the metric.
+        values: by the label of a model, one a band.
+    """
+
+    title: str
+    caption: str = ""
+    bands: list[str]
+    counts: list[int]
+    metric: str
+    values: dict[str, list[Estimate]]
+
+
+class Span(_Part):
+    """Characters `start` to `stop` of a text; `weight` from 0 to 1 says how much they mattered."""
+
+    start: int
+    stop: int
+    weight: float
+
+
+class Excerpt(_Part):
+    """A piece of a note with what a model looked at; of synthetic or open notes only."""
+
+    title: str
+    caption: str = ""
+    text: str
+    spans: list[Span]
+
+
 class PairedComparison(_Part):
     """`first` minus `second` in one metric on the same resamples of subjects."""
 
@@ -127,6 +163,9 @@ class TaskResult(_Part):
         flow: the cohort, rule by rule.
         models: in the order of the report.
         controls: rows that must not look like models: labels shuffled, visits split at random.
+        headline: the metric that the summary and the chart of models show.
+        banded: where models do well and badly.
+        excerpts: what a model looked at in a few notes.
     """
 
     name: str
@@ -138,6 +177,9 @@ class TaskResult(_Part):
     models: list[ModelResult]
     controls: list[ModelResult] = []
     comparisons: list[PairedComparison] = []
+    headline: str = "auroc"
+    banded: list[Banded] = []
+    excerpts: list[Excerpt] = []
     notes: list[str] = []
 
 

@@ -13,7 +13,7 @@ import plotly.graph_objects as go
 from plotly.colors import qualitative
 from plotly.subplots import make_subplots
 
-from wardround.evaluation import Curves, Estimate, LossCurve, ModelResult, SubgroupRow
+from wardround.evaluation import Banded, Curves, Estimate, LossCurve, ModelResult, SubgroupRow
 
 PALETTE = qualitative.Safe
 #: Models whose curves are drawn at first.
@@ -98,13 +98,16 @@ def _curves(curves: Curves, shared: dict[str, Any]) -> list[go.Scatter]:
     ]
 
 
-def forest(rows: Sequence[tuple[str, Estimate]], axis: str, name: str) -> str:
+def forest(
+    rows: Sequence[tuple[str, Estimate]], axis: str, name: str, *, chance: float | None = 0.5
+) -> str:
     """Estimates with their intervals, the first row on top.
 
     Args:
         rows: label and estimate; those without a value are passed over.
         axis: title of the horizontal axis.
         name: id of the div, unique on the page.
+        chance: where a model that knows nothing stands; none is drawn for None.
 
     Returns:
         An HTML div; empty where there is nothing to draw.
@@ -131,7 +134,8 @@ def forest(rows: Sequence[tuple[str, Estimate]], axis: str, name: str) -> str:
             hovertemplate="%{y}: %{x:.3f}<extra></extra>",
         )
     )
-    figure.add_vline(x=0.5, line={"color": GREY, "dash": "dot", "width": 1})
+    if chance is not None:
+        figure.add_vline(x=chance, line={"color": GREY, "dash": "dot", "width": 1})
     figure.update_yaxes(autorange="reversed", automargin=True, showgrid=False)
     figure.update_xaxes(title=axis, zeroline=False)
     figure.update_layout(showlegend=False, height=90 + 24 * len(drawn))
@@ -163,6 +167,32 @@ def loss_curves(curves: Sequence[LossCurve], name: str) -> str:
     figure.update_xaxes(title="Tokens trained on")
     figure.update_yaxes(title="Loss, nats a token")
     figure.update_layout(height=360, legend={"orientation": "h", "y": -0.25})
+    return div(figure, name)
+
+
+def banded_chart(banded: Banded, axis: str, name: str) -> str:
+    """A metric of each model band by band, side by side; `n` of a band stands below its name."""
+    figure = go.Figure(layout=LAYOUT)
+    bands = [f"{b}<br>n = {n:,}" for b, n in zip(banded.bands, banded.counts, strict=True)]
+    for number, (label, values) in enumerate(banded.values.items()):
+        figure.add_bar(
+            x=bands,
+            y=[None if e.value is None else round(e.value, 4) for e in values],
+            name=label,
+            marker={"color": PALETTE[number % len(PALETTE)]},
+            error_y={
+                "type": "data",
+                "symmetric": False,
+                "array": short([_distance(e.high, e.value) for e in values]),
+                "arrayminus": short([_distance(e.value, e.low) for e in values]),
+                "thickness": 1,
+                "width": 0,
+            },
+            hovertemplate="%{y:.3f}",
+        )
+    figure.update_yaxes(title=axis, rangemode="tozero")
+    figure.update_xaxes(automargin=True)
+    figure.update_layout(height=380, barmode="group", legend={"orientation": "h", "y": -0.35})
     return div(figure, name)
 
 

@@ -14,10 +14,11 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from wardround.errors import WardroundError
-from wardround.evaluation import Estimate, ModelResult, Reported, Results, TaskResult
+from wardround.evaluation import Estimate, Excerpt, ModelResult, Reported, Results, TaskResult
 from wardround.reports import words
 from wardround.reports.figures import (
     SHOWN,
+    banded_chart,
     forest,
     loss_curves,
     model_curves,
@@ -26,7 +27,7 @@ from wardround.reports.figures import (
 
 #: Columns of the comparison table, as far as models have them, and those of the paper's numbers.
 _COLUMNS = ("auroc", "auprc", "brier", "calibration_slope", "calibration_intercept", "ece")
-_PAPER_COLUMNS = ("auroc", "auprc")
+_PAPER_COLUMNS = ("auroc", "auprc", "f1_micro", "f1_macro", "map", "precision_at_8")
 #: Bars of an importance chart.
 _FEATURES = 12
 #: An open data set of fewer patients, such as MIMIC-IV's demo, is one to try things on.
@@ -160,6 +161,7 @@ def _warnings(results: Results) -> list[str]:
 
 def _task_context(task: TaskResult, paper: _PaperNumbers) -> dict[str, Any]:
     best = words.leader(task)
+    headline = task.headline
     leading = _leading(task, best)
     metrics = _present(task.models, _COLUMNS)
     return {
@@ -172,11 +174,24 @@ def _task_context(task: TaskResult, paper: _PaperNumbers) -> dict[str, Any]:
         "curves": Markup(model_curves(task.models, leading, f"{task.name}-curves")),
         "forest": Markup(
             forest(
-                [(m.label, m.metrics["auroc"]) for m in task.models if "auroc" in m.metrics],
-                "AUROC, 95 % interval",
+                [(m.label, m.metrics[headline]) for m in task.models if headline in m.metrics],
+                f"{words.metric_label(headline)}, 95 % interval",
                 f"{task.name}-forest",
+                chance=0.5 if headline == "auroc" else None,
             )
         ),
+        "banded": [
+            (
+                banded,
+                Markup(
+                    banded_chart(
+                        banded, words.metric_label(banded.metric), f"{task.name}-banded-{number}"
+                    )
+                ),
+            )
+            for number, banded in enumerate(task.banded)
+        ],
+        "excerpts": [(excerpt, _segments(excerpt)) for excerpt in task.excerpts],
         "subgroups": _subgroups(task, best),
         "operating": [m for m in task.models if m.operating_points],
         "importance": [_bars(m) for m in task.models if m.importance],
@@ -215,6 +230,17 @@ def _subgroups(task: TaskResult, best: ModelResult | None) -> dict[str, Any] | N
 
 def _present_in_groups(model: ModelResult) -> list[str]:
     return list(dict.fromkeys(metric for row in model.subgroups for metric in row.metrics))
+
+
+def _segments(excerpt: Excerpt) -> list[tuple[str, float]]:
+    """The text cut at its spans, each piece with its weight: 0 where no span lies."""
+    pieces, at = [], 0
+    for span in sorted(excerpt.spans, key=lambda span: span.start):
+        pieces.append((excerpt.text[at : span.start], 0.0))
+        pieces.append((excerpt.text[span.start : span.stop], span.weight))
+        at = span.stop
+    pieces.append((excerpt.text[at:], 0.0))
+    return [(text, weight) for text, weight in pieces if text]
 
 
 def _bars(model: ModelResult) -> dict[str, Any]:
@@ -303,11 +329,12 @@ def _compared_task(name: str, letters: Sequence[str], runs: Sequence[Results]) -
     rows = [
         (label, [_metrics_of(models.get(model)) for models in found]) for model, label in labels
     ]
+    headline = tasks[0].headline
     drawn = [
-        (f"{label} · {letter}", cell["auroc"])
+        (f"{label} · {letter}", cell[headline])
         for label, cells in rows
         for letter, cell in zip(letters, cells, strict=True)
-        if "auroc" in cell
+        if headline in cell
     ]
     return {
         "name": name,
@@ -316,7 +343,14 @@ def _compared_task(name: str, letters: Sequence[str], runs: Sequence[Results]) -
         "unit": tasks[0].unit,
         "rows": rows,
         "metrics": [m for m in _PAPER_COLUMNS if any(m in c for _, cells in rows for c in cells)],
-        "forest": Markup(forest(drawn, "AUROC, 95 % interval", f"{name}-forest")),
+        "forest": Markup(
+            forest(
+                drawn,
+                f"{words.metric_label(headline)}, 95 % interval",
+                f"{name}-forest",
+                chance=0.5 if headline == "auroc" else None,
+            )
+        ),
     }
 
 

@@ -17,6 +17,19 @@ METRICS = {
     "bias": "Bias",
     "top_1": "Top 1",
     "top_5": "Top 5",
+    "f1_micro": "Micro F1",
+    "f1_macro": "Macro F1",
+    "f1_macro_mullenbach": "Macro F1 (as formerly computed)",
+    "auc_micro": "Micro AUC",
+    "auc_macro": "Macro AUC",
+    "exact_match": "Exact match",
+    "map": "MAP",
+    "r_precision": "R-precision",
+    "precision_at_5": "P@5",
+    "precision_at_8": "P@8",
+    "precision_at_15": "P@15",
+    "recall_at_10": "R@10",
+    "recall_at_15": "R@15",
 }
 #: Shuffled labels beyond this distance from one half mean that rows and outcomes are out of step.
 CHANCE_BAND = 0.03
@@ -94,8 +107,12 @@ def verdict(task: TaskResult) -> list[str]:
 
 
 def _other(task: TaskResult, held_out: SplitCount) -> list[str]:
-    """Of an outcome that is a number or a class: the first metric of each model."""
-    found = [(m.label, name, e) for m in task.models for name, e in list(m.metrics.items())[:1]]
+    """Of an outcome that is no event: the headline, or else the first metric, of each model."""
+    found = []
+    for model in [*task.models, *task.controls]:
+        name = task.headline if task.headline in model.metrics else next(iter(model.metrics), None)
+        if name is not None:
+            found.append((model.label, name, model.metrics[name]))
     measured = "; ".join(
         f"{label}: {metric_label(name)} {number(e.value)}"
         + (f" ({interval(e)})" if interval(e) else "")

@@ -8,6 +8,8 @@ import polars as pl
 
 #: Columns of events that name a stay, and the kinds of stay that they name.
 STAY_IDS = {"hadm_id": ["hospital"], "stay_id": ["ed", "icu"]}
+#: Details of a note that are added to it later: which addendum it got, and what it was billed as.
+LATER_DETAILS = ("addendum_note_id", "cpt_code")
 
 
 def known_at(
@@ -64,6 +66,33 @@ def known_at(
             .drop("begins")
         )
     return seen
+
+
+def notes_known_at(
+    notes: pl.LazyFrame,
+    predictions: pl.LazyFrame | pl.DataFrame,
+    lookback: timedelta | None = None,
+    stays: pl.LazyFrame | None = None,
+) -> pl.LazyFrame:
+    """Join each prediction with its subject's notes that could be read by then.
+
+    The rule is that of `known_at`. A radiology report from the emergency department that bears
+    the admission's id shows it once the admission has begun. Details that a note gets after it
+    was written (`LATER_DETAILS`) are left out.
+
+    Args:
+        notes: rows of a store (`NOTE_SCHEMA`, or fewer columns, with the two times).
+        predictions: `subject_id`, `prediction_time`, and any key columns, which are kept.
+        lookback: keep notes charted after `t - lookback` only.
+        stays: `STAY_SCHEMA`; needed where the notes have `hadm_id`.
+
+    Returns:
+        One row for each (prediction, known note). A prediction without any has no row.
+    """
+    if "details" in notes.collect_schema().names():
+        later = pl.element().struct.field("name").is_in(LATER_DETAILS).fill_null(False)
+        notes = notes.with_columns(pl.col("details").list.filter(~later))
+    return known_at(notes, predictions, lookback, stays)
 
 
 def stays_known_at(stays: pl.LazyFrame, predictions: pl.LazyFrame | pl.DataFrame) -> pl.LazyFrame:

@@ -14,16 +14,16 @@ import polars as pl
 
 from wardround.errors import WardroundError
 from wardround.progress import track
-from wardround.store.asof import known_at, stays_known_at
+from wardround.store.asof import known_at, notes_known_at, stays_known_at
 from wardround.store.atomic import recover
-from wardround.store.schema import EVENT_SCHEMA
+from wardround.store.schema import EVENT_SCHEMA, NOTE_SCHEMA
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class PatientStore:
-    """A patient store on disk: a MEDS dataset, its stays and where it came from.
+    """A patient store on disk: a MEDS dataset, its stays, its notes and where it came from.
 
     Cheap to build and to send to another process: it holds paths, not data.
     """
@@ -56,6 +56,44 @@ class PatientStore:
             return pl.from_arrow(EVENT_SCHEMA.empty_table()).lazy()  # type: ignore[union-attr]
         files = [self.path / "data" / f"{name}.parquet" for name in names]
         return pl.scan_parquet(files, glob=False)
+
+    @property
+    def has_notes(self) -> bool:
+        """Whether there is any note."""
+        return bool(self.note_counts)
+
+    @property
+    def note_counts(self) -> dict[str, int]:
+        """How many notes each shard holds; shards without any are not named."""
+        return dict(self.provenance.get("notes", {}))
+
+    def notes(
+        self,
+        note_type: str | Sequence[str] | None = None,
+        *,
+        shards: Sequence[str] | None = None,
+    ) -> pl.LazyFrame:
+        """All notes (`NOTE_SCHEMA`), whenever they could be read: for labels and corpora only.
+
+        Features read through `notes_known_at`.
+
+        Args:
+            note_type: notes of this type, or of these types, alone.
+            shards: read these alone; a subject's notes lie in the shard of its events.
+
+        Returns:
+            By shard ordered by subject, time and `note_seq`; no rows where the store has no notes.
+        """
+        wanted = self.shards if shards is None else list(shards)
+        counts = self.note_counts
+        files = [self.path / "notes" / f"{name}.parquet" for name in wanted if name in counts]
+        if not files:
+            return pl.from_arrow(NOTE_SCHEMA.empty_table()).lazy()  # type: ignore[union-attr]
+        found = pl.scan_parquet(files, glob=False)
+        if note_type is None:
+            return found
+        types = [note_type] if isinstance(note_type, str) else list(note_type)
+        return found.filter(pl.col("note_type").is_in(types))
 
     def stays(self) -> pl.LazyFrame:
         """All stays (`STAY_SCHEMA`), with their ends and outcomes: for cohorts and labels."""
@@ -94,6 +132,30 @@ class PatientStore:
             wanted = dict.fromkeys(["subject_id", "time", "available_time", *columns])
             events = events.select(list(wanted))
         return known_at(events, predictions, lookback, self.stays())
+
+    def notes_known_at(
+        self,
+        predictions: pl.LazyFrame | pl.DataFrame,
+        *,
+        note_type: str | Sequence[str] | None = None,
+        lookback: timedelta | None = None,
+        columns: Sequence[str] | None = None,
+        shards: Sequence[str] | None = None,
+    ) -> pl.LazyFrame:
+        """Each prediction's notes as known at its time; see `wardround.store.notes_known_at`.
+
+        Args:
+            predictions: `subject_id`, `prediction_time` and key columns.
+            note_type: notes of this type, or of these types, alone.
+            lookback: drop notes charted before.
+            columns: note columns to read besides `subject_id`, `time` and `available_time`.
+            shards: read these alone.
+        """
+        notes = self.notes(note_type, shards=shards)
+        if columns is not None:
+            wanted = dict.fromkeys(["subject_id", "time", "available_time", *columns])
+            notes = notes.select(list(wanted))
+        return notes_known_at(notes, predictions, lookback, self.stays())
 
     def stays_known_at(self, predictions: pl.LazyFrame | pl.DataFrame) -> pl.LazyFrame:
         """Each prediction's stays as known at its time; see `wardround.store.stays_known_at`."""

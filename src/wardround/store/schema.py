@@ -49,6 +49,41 @@ STAY_SCHEMA = pa.schema(
 
 STAY_KINDS = ("ed", "hospital", "icu")
 
+#: One row a note; a store may have none.
+#:
+#: - `note_id`: unique in the store. `note_type`: `discharge`, `radiology`, and `…_addendum` of
+#:   either, which a source keeps as notes of their own; other sources may have other types.
+#: - `note_seq`: orders a subject's notes of one type, where the source says so.
+#: - `time`: when it was charted, a bare date at its midnight. `available_time`: when a clinician
+#:   could first have read it, not before `time`; null for one that nobody could.
+#: - `text`: as in the source, to the byte.
+#: - `details`: what the source lists of the note beside its text, in the order of the source.
+NOTE_SCHEMA = pa.schema(
+    [
+        pa.field("note_id", pa.string(), nullable=False),
+        pa.field("subject_id", pa.int64(), nullable=False),
+        pa.field("hadm_id", pa.int64()),
+        pa.field("note_type", pa.string(), nullable=False),
+        pa.field("note_seq", pa.int32()),
+        pa.field("time", pa.timestamp("us"), nullable=False),
+        pa.field("available_time", pa.timestamp("us")),
+        pa.field("text", pa.large_string(), nullable=False),
+        pa.field(
+            "details",
+            pa.list_(
+                pa.struct(
+                    [
+                        pa.field("name", pa.string()),
+                        pa.field("value", pa.string()),
+                        pa.field("ordinal", pa.int32()),
+                    ]
+                )
+            ),
+            nullable=False,
+        ),
+    ]
+)
+
 #: MEDS code metadata and how often a code occurs in the store.
 CODE_SCHEMA = pa.schema(
     [

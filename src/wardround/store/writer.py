@@ -22,9 +22,18 @@ import pyarrow.parquet as pq
 from wardround import __version__
 from wardround.errors import WardroundError
 from wardround.store.atomic import put_in_place, recover, remove
-from wardround.store.schema import CODE_SCHEMA, EVENT_SCHEMA, SPLIT_SCHEMA, SPLITS, STAY_SCHEMA
+from wardround.store.schema import (
+    CODE_SCHEMA,
+    EVENT_SCHEMA,
+    NOTE_SCHEMA,
+    SPLIT_SCHEMA,
+    SPLITS,
+    STAY_SCHEMA,
+)
 
 ROW_GROUP = 1 << 18
+#: Of notes, of which one may take ten kilobytes and more.
+NOTE_ROW_GROUP = 1 << 11
 
 
 def _building(dest: Path) -> Path:
@@ -53,7 +62,8 @@ class StoreWriter:
         self._folder = _building(self.dest)
         self._files: dict[str, dict[str, Any]] = {}
         self._shards: dict[str, dict[str, int]] = {}
-        self._subjects: list[np.ndarray] = []
+        self._notes: dict[str, int] = {}
+        self._subjects: dict[str, np.ndarray] = {}
         self._scribe = ThreadPoolExecutor(1)
         self._pending: deque[Future[None]] = deque()
 
@@ -117,8 +127,26 @@ class StoreWriter:
         subjects = _check_order(table, name)
         self._drain(len(SPLITS) - 1)
         self._pending.append(self._scribe.submit(self._write, f"data/{name}.parquet", table))
-        self._subjects.append(subjects)
+        self._subjects[name] = subjects
         self._shards[name] = {"rows": table.num_rows, "subjects": len(subjects)}
+
+    def write_notes(self, name: str, notes: pl.DataFrame | pa.Table) -> None:
+        """Write the notes of a shard's subjects; a shard without any needs no call.
+
+        Args:
+            name: a shard whose events are written.
+            notes: `NOTE_SCHEMA`, ordered by (subject_id, time, note_seq).
+        """
+        if name not in self._subjects:
+            raise ValueError(f"notes of the shard {name}, whose events are not written")
+        table = _conform(notes, NOTE_SCHEMA, f"notes of shard {name}")
+        if not table.num_rows:
+            return
+        _check_notes(table, self._subjects[name], name)
+        self._drain(len(SPLITS) - 1)
+        file = f"notes/{name}.parquet"
+        self._pending.append(self._scribe.submit(self._write, file, table, NOTE_ROW_GROUP))
+        self._notes[name] = table.num_rows
 
     def finish(
         self,
@@ -169,6 +197,7 @@ class StoreWriter:
             "wardround_version": __version__,
             "created_at": created,
             "shards": self._shards,
+            **({"notes": self._notes} if self._notes else {}),
             "store_files": self._files,
             "fingerprint": hashlib.sha256(contents.encode()).hexdigest(),
         }
@@ -182,16 +211,18 @@ class StoreWriter:
         while len(self._pending) > waiting:
             self._pending.popleft().result()
 
-    def _write(self, name: str, table: pa.Table) -> None:
+    def _write(self, name: str, table: pa.Table, row_group: int = ROW_GROUP) -> None:
         path = self._folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(table, path, compression="zstd", row_group_size=ROW_GROUP)
+        pq.write_table(table, path, compression="zstd", row_group_size=row_group)
         with path.open("rb") as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
         self._files[name] = {"bytes": path.stat().st_size, "sha256": digest}
 
     def _check_subjects(self, splits: pa.Table) -> None:
-        written = np.concatenate(self._subjects) if self._subjects else np.empty(0, np.int64)
+        written = (
+            np.concatenate([*self._subjects.values()]) if self._subjects else np.empty(0, np.int64)
+        )
         unique = np.unique(written)
         if len(unique) != len(written):
             raise ValueError("a subject's events may lie in one shard only")
@@ -249,3 +280,25 @@ def _check_order(table: pa.Table, name: str) -> np.ndarray:
         raise ValueError(f"shard {name}: row {row} is out of (subject_id, time) order")
     starts = np.flatnonzero(np.concatenate([[len(subject) > 0], ~same]))
     return subject[starts[: len(subject)]] if len(subject) else subject
+
+
+def _check_notes(table: pa.Table, subjects: np.ndarray, name: str) -> None:
+    """Refuse notes out of order, of other subjects, twice there, or known before their time."""
+    _check_order(table, f"{name} of notes")
+    notes = pl.DataFrame(
+        {c: pl.Series(table[c]) for c in ("subject_id", "time", "note_seq", "note_id")}
+    )
+    same = pl.all_horizontal(pl.col("subject_id", "time") == pl.col("subject_id", "time").shift())
+    known = pl.Series(table["available_time"])
+    faults = {
+        "out of (subject_id, time, note_seq) order": notes.select(
+            same & (pl.col("note_seq") < pl.col("note_seq").shift())
+        ).to_series(),
+        "of a subject without events there": ~notes["subject_id"].is_in(pl.Series(subjects)),
+        "there twice": notes["note_id"].is_duplicated(),
+        "known before its time": known < notes["time"],
+    }
+    for fault, wrong in faults.items():
+        if wrong.any():
+            note = notes["note_id"].filter(wrong.fill_null(False))[0]
+            raise ValueError(f"shard {name}: note {note} is {fault}")

@@ -22,15 +22,29 @@ from xgboost.core import XGBoostError
 
 from wardround.errors import WardroundError
 from wardround.models import (
+    CAML,
+    LAAT,
+    PLMCA,
+    PLMICD,
     AutoScore,
+    BagOfWords,
+    BagOfWordsConfig,
+    BiGRU,
+    BiGRUConfig,
     CalibratedScore,
+    CAMLConfig,
     CodeBagNet,
     Decoder,
     DecoderConfig,
     Item,
+    LAATConfig,
     LightGBM,
+    MultiResCNN,
+    MultiResCNNConfig,
     Score,
     TriageMLP,
+    VanillaConv,
+    VanillaConvConfig,
     VitalsLSTM,
 )
 
@@ -40,6 +54,14 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "CodeBagNet": CodeBagNet,
     "VitalsLSTM": VitalsLSTM,
     "Decoder": lambda **sizes: Decoder(DecoderConfig(**sizes)),
+    "BagOfWords": lambda **sizes: BagOfWords(BagOfWordsConfig(**sizes)),
+    "VanillaConv": lambda **sizes: VanillaConv(VanillaConvConfig(**sizes)),
+    "BiGRU": lambda **sizes: BiGRU(BiGRUConfig(**sizes)),
+    "CAML": lambda **sizes: CAML(CAMLConfig(**sizes)),
+    "MultiResCNN": lambda **sizes: MultiResCNN(MultiResCNNConfig(**sizes)),
+    "LAAT": lambda **sizes: LAAT(LAATConfig(**sizes)),
+    "PLMICD": PLMICD.from_config,
+    "PLMCA": PLMCA.from_config,
 }
 #: What scikit-learn's trees hold beyond the types that skops trusts by itself.
 TRUSTED = ["sklearn.tree._tree.Tree"]

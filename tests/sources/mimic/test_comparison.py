@@ -312,6 +312,8 @@ def test_the_page_tells_what_ours_leaves_in_the_files(demo_rows):
     found = {}
     for name, module in load_maps().items():
         for table, spec in module.tables.items():
+            if not spec.events:
+                continue  # the demo has no notes
             kept = {column for event in spec.events.values() for column in event.columns}
             kept |= {c for rule in spec.derive.values() for names in rule.values() for c in names}
             kept |= set(spec.stay.model_dump(exclude={"died"}).values()) if spec.stay else set()

@@ -429,7 +429,7 @@ def test_the_ed_alone_is_the_ed_of_the_whole(ingest):
     ("chosen", "said"),
     [
         (["hosp", "hosp/labevent"], "no table 'hosp/labevent' to choose; .* hosp/labevents"),
-        (["icu", "emergency"], r"no table 'emergency' to choose; .*\(hosp, ed, icu\)"),
+        (["icu", "emergency"], r"no table 'emergency' to choose; .*\(hosp, ed, icu, note\)"),
         (["ed"], "hosp/patients is required; add it to the chosen tables"),
         ([], "hosp/patients is required; add it to the chosen tables"),
         (

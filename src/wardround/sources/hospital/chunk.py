@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -67,6 +67,16 @@ class Chunk:
         It starts anew at every call: what one part draws changes nothing in another.
         """
         return generator(self.seed, self.number, part)
+
+    @cached_property
+    def _kept(self) -> dict[str, pl.DataFrame]:
+        return {}
+
+    def once(self, table: str, make: Callable[[Chunk], pl.DataFrame]) -> pl.DataFrame:
+        """A table that more than one writer needs, made when first asked for."""
+        if table not in self._kept:
+            self._kept[table] = make(self)
+        return self._kept[table]
 
     @cached_property
     def index(self) -> np.ndarray:

@@ -48,11 +48,16 @@ LEAVERS = (
 def write_ed(chunk: Chunk, out: TableFiles) -> None:
     """Append the chunk's rows to every file of the module."""
     out.write("ed/edstays", _edstays(chunk))
-    out.write("ed/triage", _triage(chunk))
+    out.write("ed/triage", triage(chunk))
     out.write("ed/vitalsign", _vitalsign(chunk))
     out.write("ed/pyxis", _pyxis(chunk))
     out.write("ed/medrecon", _medrecon(chunk))
     out.write("ed/diagnosis", _diagnosis(chunk))
+
+
+def triage(chunk: Chunk) -> pl.DataFrame:
+    """The triage table of a chunk."""
+    return chunk.once("ed/triage", _triage)
 
 
 def earlier_stays(chunk: Chunk) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

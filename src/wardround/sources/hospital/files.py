@@ -15,12 +15,17 @@ import yaml
 
 
 @cache
-def columns() -> dict[str, list[str]]:
-    """Columns of every file in their order: {"hosp/patients": ["subject_id", …], …}."""
+def columns(notes: bool = False) -> dict[str, list[str]]:
+    """Columns of every file in their order: {"hosp/patients": ["subject_id", …], …}.
+
+    Args:
+        notes: with those of the notes.
+    """
     text = (files("wardround.sources.hospital") / "columns.yaml").read_text()
     return {
         f"{module}/{table}": names.split(",")
         for module, tables in yaml.safe_load(text).items()
+        if notes or module != "note"
         for table, names in tables.items()
     }
 
@@ -28,11 +33,12 @@ def columns() -> dict[str, list[str]]:
 class TableFiles:
     """Open `.csv.gz` files below a folder; every table has its header, written or not."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, notes: bool = False) -> None:
+        self._columns = columns(notes)
         self._raw: list[BufferedWriter] = []
         self._streams: dict[str, gzip.GzipFile] = {}
-        self.rows = dict.fromkeys(columns(), 0)
-        for table, names in columns().items():
+        self.rows = dict.fromkeys(self._columns, 0)
+        for table, names in self._columns.items():
             path = folder / f"{table}.csv.gz"
             path.parent.mkdir(parents=True, exist_ok=True)
             raw = path.open("wb")
@@ -44,7 +50,7 @@ class TableFiles:
 
     def write(self, table: str, frame: pl.DataFrame) -> None:
         """Append rows; columns that the frame does not have stay empty."""
-        names = columns()[table]
+        names = self._columns[table]
         unknown = set(frame.columns) - set(names)
         if unknown:
             raise KeyError(f"{table} has no column {sorted(unknown)[0]}")

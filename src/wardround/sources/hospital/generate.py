@@ -24,6 +24,7 @@ from wardround.sources.hospital.files import TableFiles
 from wardround.sources.hospital.hosp import provider_ids, write_hosp
 from wardround.sources.hospital.icu import CAREGIVERS, write_icu
 from wardround.sources.hospital.laboratory import write_laboratory
+from wardround.sources.hospital.notes import write_notes
 from wardround.store import atomic_write
 
 #: Tells `ingest` what the folder is, and people who open it.
@@ -59,20 +60,28 @@ class HospitalSummary:
 
 
 def generate_hospital(
-    dest: Path, *, patients: int, seed: int = 0, overwrite: bool = False
+    dest: Path,
+    *,
+    patients: int,
+    seed: int = 0,
+    overwrite: bool = False,
+    notes: bool = True,
+    note_length: float = 1.0,
 ) -> HospitalSummary:
     """Write a synthetic hospital in MIMIC-IV v3.1's file formats.
 
-    `dest` receives `hosp/`, `icu/` and `ed/` with one `.csv.gz` a table, `SYNTHETIC.json`, and
-    `oracle/` with the true risks (never part of a patient store). Patients are drawn in chunks, so
-    memory does not grow with them, and the first ones are the same in a smaller hospital of the
-    same seed when both are whole chunks.
+    `dest` receives `hosp/`, `icu/`, `ed/` and `note/` with one `.csv.gz` a table,
+    `SYNTHETIC.json`, and `oracle/` with the true risks (never part of a patient store). Patients
+    are drawn in chunks, so memory does not grow with them, and the first ones are the same in a
+    smaller hospital of the same seed when both are whole chunks.
 
     Args:
         dest: folder to make. It appears when it is complete.
         patients: how many.
         seed: same seed, same bytes.
         overwrite: replace what stands there.
+        notes: write discharge summaries and radiology reports, too. No other file changes by it.
+        note_length: factor on the length of summaries; at 1 half have more than about 1,100 words.
 
     Raises:
         WardroundError: `dest` exists; with `overwrite`, it is no synthetic hospital.
@@ -81,6 +90,8 @@ def generate_hospital(
         raise WardroundError(f"patients must be 1 or more, got {patients}")
     if seed < 0:
         raise WardroundError(f"seed must be 0 or more, got {seed}")
+    if not 0 < note_length <= 10:
+        raise WardroundError(f"note_length must be above 0 and at most 10, got {note_length}")
     if dest.exists() and not overwrite:
         raise WardroundError(f"{dest} exists; choose another folder, or pass --force to replace it")
     if dest.is_file() or (dest.is_dir() and any(dest.iterdir()) and not (dest / MARK).is_file()):
@@ -91,13 +102,16 @@ def generate_hospital(
         (folder / "oracle").mkdir()
         writers: dict[str, pq.ParquetWriter] = {}
         try:
-            with TableFiles(folder) as out:
+            with TableFiles(folder, notes) as out:
                 _write_dictionaries(out)
                 for number in track(range(-(-patients // CHUNK)), "hospital"):
                     count = min(CHUNK, patients - number * CHUNK)
                     chunk = Chunk.draw(catalogue, seed, number, count)
                     for write in WRITERS:
                         write(chunk, out)
+                    if notes:
+                        mentions = write_notes(chunk, out, note_length)
+                        _append(writers, "mentions", mentions.to_arrow(), folder / "oracle")
                     for name, make in ORACLE.items():
                         _append(writers, name, make(chunk).to_arrow(), folder / "oracle")
         finally:
@@ -115,6 +129,7 @@ def generate_hospital(
             "generator": f"wardround {__version__}",
             "mimic_iv_version": "3.1",
             "mimic_iv_ed_version": "2.2",
+            **({"mimic_iv_note_version": "2.2", "note_length": note_length} if notes else {}),
             "patients": patients,
             "seed": seed,
             "rows": out.rows,

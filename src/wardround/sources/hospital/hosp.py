@@ -46,15 +46,35 @@ def write_hosp(chunk: Chunk, out: TableFiles) -> None:
     """Append the chunk's rows to every file of the module but the laboratory's."""
     admitted = np.flatnonzero(chunk.encounters.admitted)
     out.write("hosp/patients", _patients(chunk))
-    out.write("hosp/admissions", _admissions(chunk, admitted))
+    out.write("hosp/admissions", admissions(chunk))
     out.write("hosp/transfers", _transfers(chunk, admitted))
     out.write("hosp/services", _services(chunk, admitted))
-    out.write("hosp/diagnoses_icd", _diagnoses(chunk, admitted))
-    out.write("hosp/procedures_icd", _procedures(chunk))
+    out.write("hosp/diagnoses_icd", diagnoses(chunk))
+    out.write("hosp/procedures_icd", procedures(chunk))
     out.write("hosp/drgcodes", _drgcodes(chunk, admitted))
     out.write("hosp/hcpcsevents", _hcpcsevents(chunk, admitted))
     out.write("hosp/omr", _omr(chunk))
     _write_orders(chunk, out, admitted)
+
+
+def admissions(chunk: Chunk) -> pl.DataFrame:
+    """The admissions table of a chunk, in the order of its encounters."""
+    return chunk.once("hosp/admissions", _admissions)
+
+
+def diagnoses(chunk: Chunk) -> pl.DataFrame:
+    """The diagnoses_icd table of a chunk."""
+    return chunk.once("hosp/diagnoses_icd", _diagnoses)
+
+
+def procedures(chunk: Chunk) -> pl.DataFrame:
+    """The procedures_icd table of a chunk."""
+    return chunk.once("hosp/procedures_icd", _procedures)
+
+
+def prescribed(chunk: Chunk) -> pl.DataFrame:
+    """Drugs of every admission: the columns of prescriptions under working names, and more."""
+    return chunk.once("drugs", _prescribed)
 
 
 def provider(rng: np.random.Generator, count: int) -> pl.Series:
@@ -89,7 +109,8 @@ def _patients(chunk: Chunk) -> pl.DataFrame:
     )
 
 
-def _admissions(chunk: Chunk, admitted: np.ndarray) -> pl.DataFrame:
+def _admissions(chunk: Chunk) -> pl.DataFrame:
+    admitted = np.flatnonzero(chunk.encounters.admitted)
     e, p, rng = chunk.encounters.take(admitted), chunk.patients, chunk.rng("hosp/admissions")
     count = len(admitted)
     urgent = rng.choice(
@@ -207,7 +228,8 @@ def _services(chunk: Chunk, admitted: np.ndarray) -> pl.DataFrame:
     return stack([frame, second]).sort("subject_id", "transfertime")
 
 
-def _diagnoses(chunk: Chunk, admitted: np.ndarray) -> pl.DataFrame:
+def _diagnoses(chunk: Chunk) -> pl.DataFrame:
+    admitted = np.flatnonzero(chunk.encounters.admitted)
     e, rng, catalogue = chunk.encounters, chunk.rng("hosp/diagnoses_icd"), chunk.catalogue
     row, condition = np.nonzero(e.chronic & e.admitted[:, None])
     coded = rng.random(len(row)) < CODED
@@ -382,8 +404,8 @@ def _omr(chunk: Chunk) -> pl.DataFrame:
     )
 
 
-def _write_orders(chunk: Chunk, out: TableFiles, admitted: np.ndarray) -> None:
-    """Drugs from the order to the bedside: poe, prescriptions, pharmacy, emar."""
+def _prescribed(chunk: Chunk) -> pl.DataFrame:
+    admitted = np.flatnonzero(chunk.encounters.admitted)
     e, rng = chunk.encounters, chunk.rng("hosp/prescriptions")
     owner, drug = chunk.conditions("drugs")
     ordered = e.admitted[owner] & (rng.random(len(owner)) < 0.85)
@@ -418,7 +440,7 @@ def _write_orders(chunk: Chunk, out: TableFiles, admitted: np.ndarray) -> None:
         .with_columns(seq=10 + 2 * pl.int_range(pl.len()).over("subject_id"))
     )
     count = len(frame)
-    frame = frame.with_columns(
+    return frame.with_columns(
         poe_id=pl.format("{}-{}", "subject_id", "seq"),
         pharmacy_id=10_000_000 + chunk.number * 1_000_000 + pl.int_range(pl.len()),
         starttime=stamp(frame["start"].to_numpy()),
@@ -427,6 +449,11 @@ def _write_orders(chunk: Chunk, out: TableFiles, admitted: np.ndarray) -> None:
         times=pl.Series(rng.choice(np.array([1, 2, 3, 4]), count)),
         entertime=stamp(frame["start"].to_numpy() - 1200),
     )
+
+
+def _write_orders(chunk: Chunk, out: TableFiles, admitted: np.ndarray) -> None:
+    """Drugs from the order to the bedside: poe, prescriptions, pharmacy, emar."""
+    frame = prescribed(chunk)
     out.write(
         "hosp/prescriptions",
         frame.select(

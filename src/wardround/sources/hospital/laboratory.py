@@ -28,8 +28,18 @@ MAX_DAYS = 21
 
 def write_laboratory(chunk: Chunk, out: TableFiles) -> None:
     """Append the chunk's rows to labevents and microbiologyevents."""
-    out.write("hosp/labevents", _labevents(chunk))
-    out.write("hosp/microbiologyevents", _microbiologyevents(chunk))
+    out.write("hosp/labevents", labevents(chunk))
+    out.write("hosp/microbiologyevents", microbiologyevents(chunk))
+
+
+def labevents(chunk: Chunk) -> pl.DataFrame:
+    """The labevents table of a chunk."""
+    return chunk.once("hosp/labevents", _labevents)
+
+
+def microbiologyevents(chunk: Chunk) -> pl.DataFrame:
+    """The microbiologyevents table of a chunk."""
+    return chunk.once("hosp/microbiologyevents", _microbiologyevents)
 
 
 def _draws(chunk: Chunk) -> tuple[np.ndarray, np.ndarray]:

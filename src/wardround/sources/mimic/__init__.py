@@ -1,4 +1,4 @@
-"""MIMIC-IV's files (hosp, icu, ed) to a patient store, by declared event maps."""
+"""MIMIC-IV's files (hosp, icu, ed, note) to a patient store, by declared event maps."""
 
 from wardround.sources.mimic.ingest import ingest_mimic
 from wardround.sources.mimic.report import IngestReport, TableReport, format_report

@@ -155,7 +155,11 @@ class CompiledTable:
                 cases.append((rows[f"{other}__key"].isnull(), reason))
         for start, end in declared.intervals:
             cases.append((rows[end] < rows[start], f"{end} is before {start}"))
-        cases += self._without_time()
+        if note := declared.note:
+            known = rows[note.type].strip().isin(list(note.types)).fill_null(False)
+            cases.append((~known, f"{note.type} is none of {', '.join(note.types)}"))
+        if declared.events:
+            cases += self._without_time()
         return ibis.cases(*cases, else_=ibis.null("string"))
 
     def _without_time(self) -> list[tuple[ir.BooleanValue, str]]:
@@ -281,6 +285,47 @@ class CompiledTable:
             death_time=rows[stay.death_time] if stay.death_time else ibis.null("timestamp"),
         )
 
+    def notes(self) -> ir.Table:
+        """A row for every row of the file, `reason` telling why it is no note."""
+        note = self.table.note
+        if note is None:
+            raise ValueError("the table declares no note")
+        rows = self.rows.mutate(reason=self.reason)
+        available, unfiled = _available(rows, note.time, note.available, self.table)
+        if note.not_before:
+            begun = ibis.coalesce(rows[note.not_before], available)
+            available = available.isnull().ifelse(available, ibis.greatest(available, begun))
+        kept = rows.reason.isnull()
+        return rows.select(
+            subject_id=rows.subject_id,
+            note_id=rows[note.id].strip(),
+            hadm_id=rows.hadm_id,
+            note_type=rows[note.type].strip().substitute(note.types),
+            note_seq=rows[note.seq].try_cast("int32"),
+            time=rows[note.time],
+            available_time=available,
+            text=kept.ifelse(rows[note.text], ibis.null("string")),
+            unfiled=kept & unfiled,
+            reason=rows.reason,
+            row=rows[ROW] + 2,
+        )
+
+    def details(self) -> ir.Table:
+        """A row for every row of the file, `reason` telling why it is no detail."""
+        detail = self.table.detail
+        if detail is None:
+            raise ValueError("the table declares no detail")
+        rows = self.rows.mutate(reason=self.reason)
+        return rows.select(
+            subject_id=rows.subject_id,
+            note_id=rows[detail.note].strip(),
+            name=rows[detail.name].strip(),
+            value=rows[detail.value],
+            ordinal=rows[detail.ordinal].try_cast("int32"),
+            reason=rows.reason,
+            row=rows[ROW] + 2,
+        )
+
     def lookup(self, key: str, take: Mapping[str, str]) -> ir.Table:
         """One row a key for other tables to join: the least of each column."""
         rows = self.rows
@@ -312,15 +357,8 @@ def _event_columns(rows: ir.Table, event: Event, table: Table) -> dict[str, ir.V
     unfiled: ir.Value = ibis.literal(False)
     if event.time:
         time, available = rows[event.time], _settled(rows, event.time, table)
-    if event.available:
-        filed = _settled(rows, event.available, table)
-        unfiled = time.notnull() & filed.isnull()
-        without = {
-            "at_time": available,
-            "end_of_day": _end_of_day(time),
-            "never": ibis.null("timestamp"),
-        }
-        available = filed.isnull().ifelse(without[table.unfiled], ibis.greatest(filed, time))
+        if event.available:
+            available, unfiled = _available(rows, event.time, event.available, table)
     number: ir.Value = ibis.null("float64")
     if event.number:
         number = rows[event.number]
@@ -341,6 +379,20 @@ def _event_columns(rows: ir.Table, event: Event, table: Table) -> dict[str, ir.V
         "available_time": available,
         "unfiled": unfiled,
     }
+
+
+def _available(
+    rows: ir.Table, time: str, available: str, table: Table
+) -> tuple[ir.TimestampValue, ir.BooleanValue]:
+    """When a row could be known, and whether its own word for that is missing."""
+    filed = _settled(rows, available, table)
+    without = {
+        "at_time": _settled(rows, time, table),
+        "end_of_day": _end_of_day(rows[time]),
+        "never": ibis.null("timestamp"),
+    }
+    known = filed.isnull().ifelse(without[table.unfiled], ibis.greatest(filed, rows[time]))
+    return known, rows[time].notnull() & filed.isnull()
 
 
 def _no_event(holds: ir.BooleanValue) -> ir.StructValue:

@@ -19,10 +19,12 @@ from wardround.progress import track
 from wardround.sources.mimic.compile import CompiledTable, lookup_name
 from wardround.sources.mimic.engine import Engine, compile_sql
 from wardround.sources.mimic.mapping import Module, Table, choose_tables, load_maps
+from wardround.sources.mimic.notes import REPEATED, STRAY, StagedNotes
 from wardround.sources.mimic.origin import find_origin
 from wardround.sources.mimic.report import (
     IngestReport,
     TableReport,
+    count_notes,
     count_rows,
     missing_tables,
 )
@@ -62,11 +64,11 @@ def ingest_mimic(
     threads: int | None = None,
     maps: Mapping[str, Module] | None = None,
 ) -> IngestReport:
-    """Ingest MIMIC-IV (hosp, icu, ed; any subset of tables) into a store.
+    """Ingest MIMIC-IV (hosp, icu, ed, note; any subset of tables) into a store.
 
     Each table is read once, as text, and staged as events in the order of its rows; then blocks
-    of subjects are read from all staged tables, sorted and written. Memory is bounded by
-    `memory_limit` and one block.
+    of subjects are read from all staged tables, sorted and written. Notes go the same way, beside
+    the events. Memory is bounded by `memory_limit` and one block.
 
     Args:
         sources: folders that hold tables as `.csv.gz` or `.csv`, flat or in module folders.
@@ -102,11 +104,16 @@ def ingest_mimic(
     }
     _check_joins(files, declared, left_out)
     published = _published(files)
-    with StoreWriter(dest, overwrite=overwrite) as writer, _hashing(files, published) as hashes:
+    quoted = {name for name, table in declared.items() if table.note}
+    with (
+        StoreWriter(dest, overwrite=overwrite) as writer,
+        _hashing(files, published, quoted) as hashes,
+    ):
         # The engine's memory is given back before the first block is read.
         with _engine(writer.workdir, memory_limit, threads) as engine:
-            for file in files.values():
-                engine.add_file(file)
+            for name, file in files.items():
+                if name not in quoted:
+                    engine.add_file(file)
             staging = _Staging(engine, writer.workdir, files, declared, columns)
             subjects = staging.find_subjects()
             engine.add_subjects(subjects)
@@ -119,14 +126,17 @@ def ingest_mimic(
             report.missing = missing_tables(maps, files)
             report.left_out = left_out
             report.unread = unread_tables(files, every)
+            notes = staging.notes()
             report.tables = staging.reports()
             stays = staging.stays(report)
         splits = pl.DataFrame(
             {"subject_id": subjects, "split": split_subjects(subjects, fractions, seed)}
         )
-        counts = _write_blocks(writer, staging.paths, splits, subjects_per_block, hashes.values())
+        paths = {name: path for name, path in staging.paths.items() if declared[name].events}
+        counts = _write_blocks(writer, paths, notes, splits, subjects_per_block, hashes.values())
         splits = splits.join(counts.subjects, on="subject_id", how="semi")
         report.subjects = len(splits)
+        report.note_types = notes.counts
         report.events = int(counts.codes["count"].sum())
         report.changed_files = [
             file.name
@@ -169,7 +179,7 @@ class _Lookup(NamedTuple):
 
 
 class _Staging:
-    """The source's tables on their way to staged events."""
+    """The source's tables on their way to staged events and notes."""
 
     def __init__(
         self,
@@ -205,6 +215,10 @@ class _Staging:
             table, file = self._tables[name], self._files[name]
             needed = self._queue_lookups(table, tasks)
             compiled = self._compile(name)
+            if not table.events:
+                sql = compile_sql(compiled.notes() if table.note else compiled.details())
+                self._reports[name] = tasks.submit(self._stage_notes, name, sql, needed)
+                continue
             sql = compile_sql(compiled.staged())
             self._reports[name] = tasks.submit(self._stage, name, sql, needed)
             if table.stay is not None:
@@ -218,6 +232,36 @@ class _Staging:
         self._engine.stage(sql, path, file)
         self._engine.sort_by_subject(path, file)
         return count_rows(path, list(self._tables[name].events), file.path)
+
+    def _stage_notes(self, name: str, sql: str, needed: list[Future[None]]) -> TableReport:
+        for lookup in needed:
+            lookup.result()
+        path, file = self.paths[name], self._files[name]
+        is_note = self._tables[name].note is not None
+        stage = self._engine.stage_notes if is_note else self._engine.stage
+        stage(sql, path, file)
+        self._engine.sort_by_subject(path, file, notes=is_note)
+        return count_notes(path, name, file.path)
+
+    def notes(self) -> StagedNotes:
+        """The staged notes, without those that are there twice, and details of no note."""
+        notes = {n: self.paths[n] for n, table in self._tables.items() if table.note}
+        details = {n: self.paths[n] for n, table in self._tables.items() if table.detail}
+        reports = {name: self._reports[name].result() for name in (*notes, *details)}
+        refused = {}
+        if notes:
+            repeated = self._engine.repeated_notes(notes, self._files[next(iter(notes))])
+            for name in notes:
+                refused[name] = repeated.filter(pl.col("table") == name)["row"]
+                reports[name].reject(REPEATED, refused[name])
+        for name, path in details.items():
+            detail = self._tables[name].detail
+            of = {detail.of: notes[detail.of]} if detail else notes
+            refused[name] = self._engine.stray_details(path, of, self._files[name])["row"]
+            reports[name].reject(STRAY, refused[name])
+        for report in reports.values():
+            report.check()
+        return StagedNotes(notes, details, refused, reports)
 
     def _read_stays(self, sql: str, file: SourceFile, needed: list[Future[None]]) -> pl.DataFrame:
         for lookup in needed:
@@ -258,7 +302,7 @@ class _Staging:
         reports = {}
         for name in self._tables:
             file, report = self._files[name], self._reports[name].result()
-            if report.rejected:
+            if report.rejected and self._tables[name].events:
                 rows = self._engine.read(compile_sql(self._compile(name).rejects()), file)
                 report.first_row = dict(rows.select("reason", "row").iter_rows())
             reports[file.name] = report
@@ -312,6 +356,7 @@ class _Counts:
 def _write_blocks(
     writer: StoreWriter,
     paths: Mapping[str, Path],
+    notes: StagedNotes,
     splits: pl.DataFrame,
     size: int,
     hashes: Collection[Future[str]],
@@ -336,6 +381,7 @@ def _write_blocks(
             .collect()
             .sort("subject_id", "time", nulls_last=False, maintain_order=True)
         )
+        texts = notes.block(low, high, events["subject_id"].unique())
         if events.is_empty():
             continue
         counts.add(events)
@@ -346,6 +392,11 @@ def _write_blocks(
             rows = events.filter(split_of == split)
             if len(rows):
                 writer.write_shard(f"{split}/{number}", rows)
+            if len(texts):
+                subjects = block.filter(pl.col("split") == split)["subject_id"].implode()
+                of_split = texts.filter(pl.col("subject_id").is_in(subjects))
+                if len(of_split):
+                    writer.write_notes(f"{split}/{number}", of_split)
     return counts
 
 
@@ -439,15 +490,21 @@ def _check_joins(
     files: Mapping[str, SourceFile], tables: Mapping[str, Table], left_out: Sequence[str]
 ) -> None:
     for name, table in tables.items():
-        for other, join in table.join.items():
-            if other not in tables and not join.optional:
+        needs = {
+            other: f"for {', '.join(join.take)}"
+            for other, join in table.join.items()
+            if not join.optional
+        }
+        if table.detail:
+            needs[table.detail.of] = "whose details it holds"
+        for other, why in needs.items():
+            if other not in tables:
                 hint = "is missing; add its folder to the sources"
                 for choice in left_out:
                     if choice.endswith(f"/{other}"):
                         hint = f"is left out; add {choice} to the chosen tables"
                 raise WardroundError(
-                    f"{files[name].path} needs the table {other} (for {', '.join(join.take)}), "
-                    f"which {hint}"
+                    f"{files[name].path} needs the table {other} ({why}), which {hint}"
                 )
 
 
@@ -463,13 +520,13 @@ def _published(files: Mapping[str, SourceFile]) -> dict[str, str]:
 
 @contextmanager
 def _hashing(
-    files: Mapping[str, SourceFile], published: Mapping[str, str]
+    files: Mapping[str, SourceFile], published: Mapping[str, str], quoted: Collection[str]
 ) -> Iterator[dict[str, Future[str]]]:
     """The files' hashes, on their way while other work goes on; what fails drops the rest."""
     hasher = ThreadPoolExecutor(1)
     try:
         yield {
-            name: hasher.submit(hash_file, file.path, published.get(name))
+            name: hasher.submit(hash_file, file.path, published.get(name), quoted=name in quoted)
             for name, file in files.items()
         }
     finally:

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from wardround.errors import WardroundError
 
-MODULES = ("hosp", "ed", "icu")
+MODULES = ("hosp", "ed", "icu", "note")
 # libyaml's loader where it was built in: ten times faster.
 Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 #: Ids that a row may carry; tables without one have it null.
@@ -112,8 +112,36 @@ class Stay(_Strict):
     death_time: str | None = None
 
 
+class Note(_Strict):
+    """How a row becomes a note (`NOTE_SCHEMA`).
+
+    `types` says which note type a value of the column `type` stands for; any other value rejects
+    the row. `available` is when the note was filed; the table's `unfiled` says what holds without
+    it. No note is known before `not_before`, where that is there.
+    """
+
+    id: str
+    type: str
+    types: dict[str, str]
+    seq: str
+    time: str
+    available: str
+    not_before: str | None = None
+    text: str
+
+
+class Detail(_Strict):
+    """How a row becomes a detail of a note: `note` names the note, in the table `of`."""
+
+    of: str
+    note: str
+    name: str
+    value: str
+    ordinal: str
+
+
 class Table(_Strict):
-    """One table of the source.
+    """One table of the source: of events, some of which are stays, or of notes or their details.
 
     Attributes:
         required: nothing can be ingested without it.
@@ -151,7 +179,15 @@ class Table(_Strict):
     unfiled: Literal["at_time", "end_of_day", "never"] = "never"
     stay: Stay | None = None
     hadm_id: bool = True
-    events: dict[str, Event]
+    note: Note | None = None
+    detail: Detail | None = None
+    events: dict[str, Event] = {}
+
+    @model_validator(mode="after")
+    def _of_one_sort(self) -> Table:
+        if [bool(self.events), self.note is not None, self.detail is not None].count(True) != 1:
+            raise ValueError("a table has either events, or a note, or a detail")
+        return self
 
     @cached_property
     def taken(self) -> set[str]:
@@ -173,6 +209,13 @@ class Table(_Strict):
             named += [stay.id, stay.start, stay.end, stay.hadm_id, stay.unit, stay.outcome]
             named += [stay.died.column] if stay.died else []
             named += [stay.death_time] if stay.death_time else []
+        if self.note:
+            note = self.note
+            named += [note.id, note.type, note.seq, note.time, note.available, note.text]
+            named += [note.not_before] if note.not_before else []
+        if self.detail:
+            detail = self.detail
+            named += [detail.note, detail.name, detail.value, detail.ordinal]
         return [c for c in dict.fromkeys(named) if c not in self.taken and c not in self.derive]
 
 
@@ -187,7 +230,10 @@ class Dictionary(_Strict):
 
 
 class Module(_Strict):
+    """One module of the source; `apart` marks a data set of its own, which many do not have."""
+
     module: str
+    apart: bool = False
     tables: dict[str, Table]
     dictionaries: list[Dictionary] = []
 

@@ -1,4 +1,4 @@
-"""What an ingest counted: every row in is an event out or a rejected row, with its reason."""
+"""What an ingest counted: every row in is an event or a note out, or rejected with its reason."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class TableReport:
 
     Attributes:
         rows: in the file.
-        kept: rows that gave events.
+        kept: rows that gave events, or became a note or a detail of one.
         empty: rows in order that say nothing an event could (every value missing).
         mended: kept rows of which an end that preceded its start was mended.
         rejected: rows by reason; `rows = kept + empty + sum(rejected)`.
@@ -45,6 +45,28 @@ class TableReport:
     events: dict[str, int] = field(default_factory=dict)
     untimed: dict[str, int] = field(default_factory=dict)
     unfiled: dict[str, int] = field(default_factory=dict)
+
+    def reject(self, reason: str, rows: pl.Series) -> None:
+        """Move kept rows (their places in the file; the header is row 1) to the rejected ones."""
+        if len(rows):
+            first = int(rows.min())  # type: ignore[arg-type]
+            self.kept -= len(rows)
+            self.rejected[reason] = self.rejected.get(reason, 0) + len(rows)
+            self.first_row[reason] = min(first, self.first_row.get(reason, first))
+
+    def check(self) -> None:
+        """Refuse a table that is not what it claims to be.
+
+        Raises:
+            WardroundError: most of the rows were rejected.
+        """
+        rejected = sum(self.rejected.values())
+        if rejected > REJECTED_SHARE * self.rows:
+            reason, rows = max(self.rejected.items(), key=lambda item: item[1])
+            raise WardroundError(
+                f"{self.file}: {rejected:,} of {self.rows:,} rows cannot be used, {rows:,} because "
+                f"{reason}; is it the right table of the right release?"
+            )
 
     @property
     def notes(self) -> list[str]:
@@ -68,6 +90,7 @@ class IngestReport:
     """The ledger of an ingest, kept in the store as `ingest-report.json`.
 
     Attributes:
+        note_types: notes of the store by type.
         missing: tables and dictionaries that the source lacks.
         left_out: tables that were not chosen.
         unread: files of the source that no map reads.
@@ -81,6 +104,7 @@ class IngestReport:
     stays: dict[str, int] = field(default_factory=dict)
     duplicate_stays: int = 0
     events: int = 0
+    note_types: dict[str, int] = field(default_factory=dict)
     tables: dict[str, TableReport] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
@@ -123,21 +147,46 @@ def count_rows(staged: Path, names: list[str], file: Path) -> TableReport:
             report.mended += mended
             if unfiled:
                 report.unfiled[names[event]] = unfiled
-    rejected = sum(report.rejected.values())
-    report.rows = report.kept + report.empty + rejected
-    if rejected > REJECTED_SHARE * report.rows:
-        reason, rows = max(report.rejected.items(), key=lambda item: item[1])
-        raise WardroundError(
-            f"{file}: {rejected:,} of {report.rows:,} rows cannot be used, {rows:,} because "
-            f"{reason}; is it the right table of the right release?"
-        )
+    report.rows = report.kept + report.empty + sum(report.rejected.values())
+    report.check()
+    return report
+
+
+def count_notes(staged: Path, name: str, file: Path) -> TableReport:
+    """Count a staged table of notes, or of their details, into its ledger.
+
+    Raises:
+        WardroundError: most of the rows were rejected.
+    """
+    rows = pl.scan_parquet(staged, glob=False)
+    unfiled = pl.col("unfiled") if "unfiled" in rows.collect_schema() else pl.lit(False)
+    counts = (
+        rows.group_by("reason")
+        .agg(pl.len(), first=pl.col("row").min(), unfiled=unfiled.sum())
+        .collect(engine="streaming")
+    )
+    report = TableReport(str(file))
+    for reason, count, first, without in counts.sort("reason").iter_rows():
+        report.rows += count
+        if reason is None:
+            report.kept = count
+            report.unfiled = {name: without} if without else {}
+        else:
+            report.rejected[reason] = count
+            report.first_row[reason] = first
+    report.check()
     return report
 
 
 def missing_tables(maps: Mapping[str, Module], present: Mapping[str, Any]) -> list[str]:
-    """Tables and dictionaries of the maps that the source lacks, as `module/table`."""
+    """Tables and dictionaries of the maps that the source lacks, as `module/table`.
+
+    A data set of its own that is absent as a whole is not missing.
+    """
     named: dict[str, str] = {}
     for name, module in maps.items():
+        if module.apart and not any(table in present for table in module.tables):
+            continue
         named |= {table: name for table in module.tables}
         for dictionary in module.dictionaries:
             named.setdefault(dictionary.table, name)
@@ -167,6 +216,9 @@ def format_report(report: IngestReport) -> Group:
 
 def _remarks(report: IngestReport) -> list[str]:
     lines = ["Stays: " + ", ".join(f"{n:,} {kind}" for kind, n in report.stays.items())]
+    if report.note_types:
+        counts = ", ".join(f"{n:,} {kind}" for kind, n in sorted(report.note_types.items()))
+        lines.append(f"Notes: {counts}")
     if report.duplicate_stays:
         lines.append(f"Stays listed again under the same id, left out: {report.duplicate_stays:,}")
     if report.missing:

@@ -150,24 +150,30 @@ def check_columns(
     return names
 
 
-def hash_file(path: Path, published: str | None = None) -> str:
+def hash_file(path: Path, published: str | None = None, *, quoted: bool = False) -> str:
     """SHA-256 of a file, in hexadecimal.
 
     A zipped file must be the published one or hold to its own checksum, which DuckDB does not
-    look at: a flipped bit would be another patient's value.
+    look at: a flipped bit would be another patient's value. Quotes of a `quoted` file are counted:
+    a reader may take, or drop, a last text whose quote is not closed without a word.
 
     Raises:
-        WardroundError: the file's content is not what was zipped.
+        WardroundError: the file's content is not what was zipped, or ends inside of quotes.
     """
     with path.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    if path.suffix == ".gz" and digest != published:
-        try:
-            with gzip.open(path) as unzipped:
-                while unzipped.read(1 << 20):
-                    pass
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise _not_gzip(path, error) from error
+    zipped = path.suffix == ".gz"
+    if digest == published or not (zipped or quoted):
+        return digest
+    quotes = 0
+    try:
+        with (gzip.open if zipped else Path.open)(path, "rb") as unzipped:
+            while chunk := unzipped.read(1 << 20):
+                quotes += chunk.count(b'"') if quoted else 0
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise _not_gzip(path, error) from error
+    if quotes % 2:
+        raise WardroundError(f"{path}: a quote is not closed; copy it from its source again")
     return digest
 
 

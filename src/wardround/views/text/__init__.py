@@ -1,0 +1,55 @@
+"""Notes as a model reads them: cleaned, cut into tokens, and written as a corpus of ids."""
+
+from wardround.views.text.clean import (
+    CLEAN,
+    PUBLISHED,
+    RAW,
+    CleaningOptions,
+    TracedText,
+    clean_text,
+    count_words,
+    split_words,
+    trace_cleaning,
+    words_with_spans,
+)
+from wardround.views.text.corpus import DOCUMENT_SCHEMA, Corpus, write_corpus
+from wardround.views.text.tokenise import (
+    MAX_WORDS,
+    MIN_DOCUMENTS,
+    EncodedTexts,
+    SubwordTokeniser,
+    TextTokeniser,
+    WordTokeniser,
+    fit_words,
+    load_tokeniser,
+    read_pretrained,
+    train_bpe,
+    training_texts,
+)
+
+__all__ = [
+    "CLEAN",
+    "DOCUMENT_SCHEMA",
+    "MAX_WORDS",
+    "MIN_DOCUMENTS",
+    "PUBLISHED",
+    "RAW",
+    "CleaningOptions",
+    "Corpus",
+    "EncodedTexts",
+    "SubwordTokeniser",
+    "TextTokeniser",
+    "TracedText",
+    "WordTokeniser",
+    "clean_text",
+    "count_words",
+    "fit_words",
+    "load_tokeniser",
+    "read_pretrained",
+    "split_words",
+    "trace_cleaning",
+    "train_bpe",
+    "training_texts",
+    "words_with_spans",
+    "write_corpus",
+]
