@@ -85,7 +85,7 @@ class Engine:
         self._run(f'CREATE TABLE "{name}" AS {sql}', file)
 
     def stage(self, sql: str, target: Path, file: SourceFile) -> None:
-        """Evaluate a query into a Parquet file, rows in the order of the source."""
+        """Evaluate a query into a Parquet file."""
         self._run(
             f"COPY ({sql}) TO {_quote(str(target))} "
             "(FORMAT parquet, COMPRESSION lz4, ROW_GROUP_SIZE 122880)",
@@ -98,9 +98,7 @@ class Engine:
             return
         target = path.with_suffix(".sorted")
         self._run(
-            f"COPY (SELECT * EXCLUDE file_row_number "
-            f"FROM read_parquet({_quote(str(path))}, file_row_number = true) "
-            "ORDER BY subject_id, file_row_number) TO "
+            f"COPY (FROM read_parquet({_quote(str(path))}) ORDER BY subject_id) TO "
             f"{_quote(str(target))} (FORMAT parquet, COMPRESSION lz4, ROW_GROUP_SIZE 122880)",
             file,
         )
