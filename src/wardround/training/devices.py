@@ -27,6 +27,6 @@ def pick_precision(precision: Precision, device: str) -> Literal["float32", "bfl
         native = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
         # The function came with torch 2.10 or so; without it nothing is known of the processor.
-        found = getattr(torch.cpu, "get_capabilities", dict)()
+        found: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
         native = any(found.get(name) for name in ("amx_bf16", "avx512_bf16", "arm_bf16"))
     return "bfloat16" if native else "float32"
