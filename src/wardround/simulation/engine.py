@@ -34,6 +34,7 @@ from wardround.simulation.futures import (
     Window,
 )
 from wardround.simulation.sampling import draw, durations, streams, uniforms
+from wardround.training.devices import pick_device
 
 #: Tokens of a page. Small ones waste less on short paths, large ones mean fewer parts to a row.
 PAGE = 32
@@ -664,10 +665,8 @@ def _of_rows(queries: Tensor, group: Shared) -> Tensor:
 
 def _ready(model: Decoder, device: str, dtype: torch.dtype | None) -> Decoder:
     """The model as it is wanted: a copy unless it is that already."""
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
     weight = model.embedding.weight
-    place, dtype = torch.device(device), dtype or weight.dtype
+    place, dtype = torch.device(pick_device(device)), dtype or weight.dtype
     if place.type == "cuda" and not torch.cuda.is_available():
         raise WardroundError(
             f"simulate: there is no device {device} here; device=cpu works anywhere"

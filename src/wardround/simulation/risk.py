@@ -38,6 +38,7 @@ from wardround.simulation.tasks import (
     token_mask,
 )
 from wardround.store import atomic_write
+from wardround.training.devices import pick_device
 from wardround.views.timeline import Timelines
 
 Estimator = Literal["count", "survival"]
@@ -506,8 +507,7 @@ def _next_scores(
     dtype: torch.dtype | None,
 ) -> np.ndarray:
     """Scores of each prefix's next token: (n, V) float64. Windows of like lengths go together."""
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = pick_device(device)
     network = copy.deepcopy(model).to(device=device, dtype=dtype).eval()
     windows = []
     for prefix in known:

@@ -23,6 +23,7 @@ from wardround.training.checkpoint import (
     restore_optimiser,
     write_checkpoint,
 )
+from wardround.training.devices import pick_device
 from wardround.training.inputs import Inputs
 
 log = logging.getLogger("wardround")
@@ -90,7 +91,7 @@ def fit_binary(
         raise WardroundError("fit: rows and outcomes differ in number")
     if not 0 < y_train.sum() < len(y_train):
         raise WardroundError("fit: the training outcomes hold one class only")
-    where = torch.device(_pick(device))
+    where = torch.device(pick_device(device))
     model.to(where)
     weight = None if positive_weight is None else torch.tensor(positive_weight, device=where)
     loss_of = nn.BCEWithLogitsLoss(pos_weight=weight)
@@ -158,7 +159,7 @@ def predict_proba(
     model: nn.Module, inputs: Inputs, *, batch_size: int = PREDICT_BATCH, device: str = "auto"
 ) -> np.ndarray:
     """Risks of all rows: float64, shape (n,)."""
-    where = torch.device(_pick(device))
+    where = torch.device(pick_device(device))
     model.to(where).eval()
     parts = [np.empty(0)]
     with torch.inference_mode():
@@ -167,12 +168,6 @@ def predict_proba(
             logit = model(*(part.to(where) for part in inputs.batch(rows)))
             parts.append(torch.sigmoid(logit.double()).cpu().numpy())
     return np.concatenate(parts)
-
-
-def _pick(device: str) -> str:
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return device
 
 
 def _auroc(y: np.ndarray, p: np.ndarray) -> float:

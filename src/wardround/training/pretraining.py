@@ -8,7 +8,7 @@ import mmap
 import time
 import zlib
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
@@ -30,6 +30,7 @@ from wardround.training.checkpoint import (
     restore_optimiser,
     write_checkpoint,
 )
+from wardround.training.devices import Precision, pick_device, pick_precision
 from wardround.training.packing import (
     CHUNK,
     IGNORED,
@@ -48,8 +49,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("wardround")
 
-Precision = Literal["float32", "bfloat16"]
-FABRIC_PRECISION: dict[Precision, Literal["32-true", "bf16-mixed"]] = {
+FABRIC_PRECISION: dict[str, Literal["32-true", "bf16-mixed"]] = {
     "float32": "32-true",
     "bfloat16": "bf16-mixed",
 }
@@ -70,7 +70,7 @@ class PretrainConfig:
         weight_decay: of matrices; vectors have none.
         betas: of AdamW.
         clip: largest norm of the gradient.
-        precision: of the forward pass; weights and optimiser are float32.
+        precision: of the forward pass; weights and optimiser are float32. See `pick_precision`.
         windows: `packed`, or `published`: one stream of all patients cut anywhere.
         evaluate_every: steps between looks at the tuning loss.
         evaluation_sequences: how many tuning sequences are looked at; None for all.
@@ -90,7 +90,7 @@ class PretrainConfig:
     weight_decay: float = 0.1
     betas: tuple[float, float] = (0.9, 0.95)
     clip: float = 1.0
-    precision: Precision = "bfloat16"
+    precision: Precision = "auto"
     windows: Literal["packed", "published"] = "packed"
     evaluate_every: int = 1_000
     evaluation_sequences: int | None = 2_000
@@ -188,6 +188,8 @@ def pretrain(
         )
     for name, documents in (("training", train), ("tuning", tuning)):
         documents.check(name, model.sizes.vocabulary, model.sizes.context)
+    device = pick_device(device)
+    config = replace(config, precision=pick_precision(config.precision, device))
     job = _Job(train, tuning, config, checkpoint, seed, what)
     fabric = _fabric(device, devices, config.precision)
     with TemporaryDirectory() as folder:
@@ -246,7 +248,7 @@ def losses(
     if not 1 <= stride <= span:
         raise WardroundError(f"losses: stride must lie in 1..{span}, the tokens of a window")
     windows = scored_windows(documents, context, stride)
-    where = torch.device(_pick(device))
+    where = torch.device(pick_device(device))
     network = _NextToken(model).to(where).eval()
     begin, end = documents.bounds
     # A timeline's tokens lie together, in the result as in the file.
@@ -463,7 +465,7 @@ def _fabric(device: str, devices: int, precision: Precision) -> Fabric:
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
     share_memmaps()
     try:
-        where = torch.device(_pick(device))
+        where = torch.device(device)
         if where.index is not None and devices > 1:
             raise ValueError("name the kind alone, or one device")
         return Fabric(
@@ -516,14 +518,8 @@ def _noise(seed: int, step: int, number: int) -> int:
     return int(np.random.SeedSequence((seed, step, number)).generate_state(1, np.uint64)[0]) >> 1
 
 
-def _pick(device: str) -> str:
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return device
-
-
 def _autocast(device: torch.device, precision: Precision) -> AbstractContextManager[Any]:
-    if precision == "float32":
+    if pick_precision(precision, device.type) == "float32":
         return nullcontext()
     return torch.autocast(device.type, torch.bfloat16)
 

@@ -470,3 +470,20 @@ def test_a_damaged_file_is_told_before_all_blocks_are_written(source, tmp_path, 
         ingest_mimic([folder], tmp_path / "store", subjects_per_block=1)
     assert len(written) < 100
     assert [path.name for path in Path(tmp_path).iterdir()] == ["source"]
+
+
+def test_rows_of_one_moment_stand_as_in_their_file_however_long_it_is(ingest) -> None:
+    # The engine reads a long file in buffers, and a join holds back what little is left of one.
+    lab = {
+        "hadm_id": 10,
+        "itemid": 50912,
+        "charttime": NOON,
+        "storetime": NOON,
+        "valueuom": "mg/dL",
+    }
+    count = 130_000
+    rows = [{**lab, "valuenum": n} for n in range(count)]
+    _, store = ingest({"hosp/admissions": [ADMISSION], "hosp/labevents": rows}, threads=2)
+    assert (store.path.parent / "source/hosp/labevents.csv").stat().st_size > 8_000_000
+    found = store.events().filter(pl.col("code").str.starts_with("LAB//")).collect()
+    assert found["numeric_value"].to_list() == [float(n) for n in range(count)]

@@ -9,9 +9,12 @@ import ibis.expr.types as ir
 
 from wardround.sources.mimic.mapping import Condition, Event, Table
 
+#: Where a row stands in its file, counted from 0.
+ROW = "row__number"
 #: Columns of a staged row: those of an event; which event it is (-1: none; -2 - n: event n, which
 #: lacks its time and has no code); whether it stands first for its source row; whether its
-#: `available` is missing; whether the row's interval was mended; why the row was rejected.
+#: `available` is missing; whether the row's interval was mended; why the row was rejected; where
+#: the row stands in its file.
 STAGED = (
     "subject_id",
     "time",
@@ -26,9 +29,8 @@ STAGED = (
     "unfiled",
     "mended",
     "reason",
+    ROW,
 )
-#: Where a row stands in its file, counted from 0.
-ROW = "row__number"
 #: Integers above this lose their last digits as float32.
 FLOAT32_INTEGERS = 2**24
 SUBJECTS = ibis.table({"subject_id": "int64"}, name="subjects")
@@ -185,7 +187,7 @@ class CompiledTable:
         """All events of all rows in one pass (`STAGED`).
 
         Every source row gives at least one staged row: a rejected one, and one without events,
-        stand with a null code. They come in the order of the file and of the map's events.
+        stand with a null code. A join may hand rows on out of order: `ROW` and `event` tell it.
         """
         rows = self.rows.mutate(reason=self.reason)
         events = list(self.table.events.values())
@@ -194,8 +196,6 @@ class CompiledTable:
             staged = self._staged_one(rows, events[0], told[0])
         else:
             staged = self._staged_many(rows, events, told)
-        if self.table.join:
-            staged = staged.order_by(ROW, "event")
         return staged.select(*STAGED)
 
     def _ids(self, rows: ir.Table) -> dict[str, ir.Value]:
@@ -257,9 +257,7 @@ class CompiledTable:
         )
         spread = spread.filter(spread.e.holds)
         outer = ("subject_id", "hadm_id", "stay_id", "mended", "reason", ROW)
-        return spread.select(
-            **{c: spread[c] if c in outer else spread.e[c] for c in (*STAGED, ROW)}
-        )
+        return spread.select(**{c: spread[c] if c in outer else spread.e[c] for c in STAGED})
 
     def stays(self) -> ir.Table:
         """The stays that the kept rows are (`STAY_SCHEMA`, `died` of ICU stays still open)."""

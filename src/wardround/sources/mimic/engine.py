@@ -106,7 +106,7 @@ class Engine:
         self._run(f'CREATE TABLE "{name}" AS {sql}', file)
 
     def stage(self, sql: str, target: Path, file: SourceFile) -> None:
-        """Evaluate a query into a Parquet file, rows in the order of the source."""
+        """Evaluate a query into a Parquet file."""
         self._run(_copy(sql, target, ROW_GROUP), file)
 
     def sort_by_subject(self, path: Path, file: SourceFile, *, notes: bool = False) -> None:
@@ -114,11 +114,7 @@ class Engine:
         if not _scattered(path):
             return
         target = path.with_suffix(".sorted")
-        sql = (
-            "SELECT * EXCLUDE file_row_number "
-            f"FROM read_parquet({_quote(str(path))}, file_row_number = true) "
-            "ORDER BY subject_id, file_row_number"
-        )
+        sql = f"FROM read_parquet({_quote(str(path))}) ORDER BY subject_id"
         self._run(_copy(sql, target, NOTE_ROW_GROUP if notes else ROW_GROUP), file)
         target.replace(path)
 

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from wardround.errors import WardroundError
 from wardround.ontology import dotted_icd
 from wardround.progress import track
-from wardround.sources.mimic.compile import CompiledTable, lookup_name
+from wardround.sources.mimic.compile import ROW, CompiledTable, lookup_name
 from wardround.sources.mimic.engine import Engine, compile_sql
 from wardround.sources.mimic.mapping import Module, Table, choose_tables, load_maps
 from wardround.sources.mimic.notes import REPEATED, STRAY, StagedNotes
@@ -371,16 +371,13 @@ def _write_blocks(
         parts = [
             pl.scan_parquet(path)
             .filter(pl.col("subject_id").is_between(low, high), pl.col("code").is_not_null())
-            .select(EVENT_COLUMNS)
-            .with_columns(pl.col("numeric_value").cast(pl.Float32))
-            for path in staged
+            .select(*EVENT_COLUMNS, pl.lit(table, pl.UInt16).alias("table"), ROW, "event")
+            .cast({"numeric_value": pl.Float32, "event": pl.Int32})
+            for table, path in enumerate(staged)
         ]
-        # Stable: rows of one moment stand in the order of the maps and of their files.
-        events = (
-            pl.concat(parts)
-            .collect()
-            .sort("subject_id", "time", nulls_last=False, maintain_order=True)
-        )
+        # Rows of one moment stand in the order of the maps and of their files.
+        order = ("subject_id", "time", "table", ROW, "event")
+        events = pl.concat(parts).collect().sort(order, nulls_last=False).select(EVENT_COLUMNS)
         texts = notes.block(low, high, events["subject_id"].unique())
         if events.is_empty():
             continue

@@ -73,7 +73,9 @@ class Training(Part):
     evaluate_every: int = Field(1_000, ge=1)
     evaluation_sequences: int | None = Field(2_000, ge=1, description="of tuning patients")
     patience: int | None = Field(None, ge=1)
-    precision: Literal["bfloat16", "float32"] = "bfloat16"
+    precision: Literal["auto", "bfloat16", "float32"] = Field(
+        "auto", description="auto is bfloat16 where the device has it in hardware"
+    )
     compile: bool = False
     devices: int = Field(1, ge=1)
 
