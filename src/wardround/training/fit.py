@@ -25,6 +25,7 @@ from wardround.training.checkpoint import (
 )
 from wardround.training.devices import pick_device
 from wardround.training.inputs import Inputs
+from wardround.training.steps import copy_weights
 
 log = logging.getLogger("wardround")
 
@@ -108,7 +109,7 @@ def fit_binary(
         "seed": seed,
         "model": {name: list(value.shape) for name, value in model.state_dict().items()},
     }
-    history, best = FitHistory(), _copy(model)
+    history, best = FitHistory(), copy_weights(model)
     if checkpoint is not None:
         history, best = _resume(checkpoint, settings, model, optimiser, history, best)
     targets = torch.from_numpy(y_train)
@@ -139,7 +140,7 @@ def fit_binary(
         history.loss.append(total / len(train))
         history.tuning_auroc.append(_auroc(y_tuning, predict_proba(model, tuning, device=device)))
         if patience is None or _improved(history):
-            history.best_epoch, best = epoch, _copy(model)
+            history.best_epoch, best = epoch, copy_weights(model)
         if checkpoint is not None:
             _save(checkpoint, settings, model, optimiser, history, best)
     model.load_state_dict(best)
@@ -180,10 +181,6 @@ def _improved(history: FitHistory) -> bool:
     if np.isnan(now):
         *before, now = (-loss for loss in history.loss)
     return not before or now > max(before)
-
-
-def _copy(model: nn.Module) -> dict[str, Tensor]:
-    return {name: value.detach().clone() for name, value in model.state_dict().items()}
 
 
 def _save(

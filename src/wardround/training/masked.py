@@ -31,16 +31,11 @@ from wardround.training.checkpoint import (
     restore_optimiser,
     write_checkpoint,
 )
-from wardround.training.multilabel import TokenDocuments, _precision, _weights
+from wardround.training.devices import Precision, autocast, pick_device, pick_precision
+from wardround.training.multilabel import TokenDocuments
 from wardround.training.packing import IGNORED, spread
-from wardround.training.pretraining import (
-    Precision,
-    PretrainHistory,
-    _autocast,
-    _noise,
-    _pick,
-    _Since,
-)
+from wardround.training.pretraining import PretrainHistory
+from wardround.training.steps import Since, copy_weights, step_seed
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -81,7 +76,7 @@ class MaskedConfig:
     weight_decay: float = 0.01
     betas: tuple[float, float] = (0.9, 0.98)
     clip: float = 1.0
-    precision: Precision | Literal["auto"] = "auto"
+    precision: Precision = "auto"
     evaluate_every: int = 500
     evaluation_chunks: int | None = 2_000
     checkpoint_every: float = 600.0
@@ -162,13 +157,13 @@ def pretrain_masked(
     """
     network = _MaskedTokens(model)
     _check(model, train, tuning, special, config)
-    where = torch.device(_pick(device))
-    precision = _precision(config.precision, where)
+    where = torch.device(pick_device(device))
+    precision = pick_precision(config.precision, where.type, cpu=False)
     network.to(where)
     optimiser = _optimiser(model, config)
     chunks = {"train": _Chunks(train, config.chunk), "tuning": _Chunks(tuning, config.chunk)}
     draw = _Masks(special, model.config.vocab_size, config.masked)
-    history, best, step, tokens, since = PretrainHistory(), _weights(model), 0, 0, _Since()
+    history, best, step, tokens, since = PretrainHistory(), copy_weights(model), 0, 0, Since()
 
     settings: dict[str, Any] = {}
     if checkpoint is not None:
@@ -178,14 +173,14 @@ def pretrain_masked(
         model.load_state_dict(below("model/", tensors))
         best = below("best/", tensors)
         restore_optimiser(optimiser, below("optimiser/", tensors))
-        history, since = PretrainHistory(**progress["history"]), _Since(**progress["since"])
+        history, since = PretrainHistory(**progress["history"]), Since(**progress["since"])
         step, tokens = progress["step"], progress["tokens"]
         log.info("pretraining goes on after step %d", step)
 
     def save() -> None:
         if checkpoint is None:
             return
-        kept = {f"model/{name}": value for name, value in _weights(model).items()}
+        kept = {f"model/{name}": value for name, value in copy_weights(model).items()}
         kept |= {f"best/{name}": value for name, value in best.items()}
         kept |= {f"optimiser/{n}": v for n, v in optimiser_tensors(optimiser).items()}
         progress = {
@@ -200,7 +195,7 @@ def pretrain_masked(
         given, mask = chunks[of].batch(rows, special.padding)
         shown, labels = draw(given, mask, np.random.default_rng(noise))
         count = int((labels != IGNORED).sum())
-        with _autocast(where, precision):
+        with autocast(where, precision):
             return network(shown.to(where), mask.to(where), labels.to(where)), count
 
     saved = time.monotonic()
@@ -213,7 +208,7 @@ def pretrain_masked(
             parts = chunks["train"].step(step, config, seed)
             total, predicted = torch.zeros((), device=where), 0
             for number, rows in enumerate(parts):
-                noise = _noise(seed, step, number)
+                noise = step_seed(seed, step, number)
                 torch.manual_seed(noise)
                 loss, count = loss_of(rows, "train", noise)
                 # Sums over tokens: batches with fewer of them count less.
@@ -242,9 +237,9 @@ def pretrain_masked(
                 history.tuning_loss.append(look)
                 history.learning_rate.append(config.rate(step - 1))
                 history.tokens_per_second.append(since.tokens / max(since.seconds, 1e-9))
-                since = _Since()
+                since = Since()
                 if history.best < 0 or look < history.tuning_loss[history.best]:
-                    history.best, best = len(history.step) - 1, _weights(model)
+                    history.best, best = len(history.step) - 1, copy_weights(model)
             if time.monotonic() - saved >= config.checkpoint_every:
                 save()
                 saved = time.monotonic()

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -33,8 +33,9 @@ from wardround.training.checkpoint import (
     restore_optimiser,
     write_checkpoint,
 )
+from wardround.training.devices import Precision, autocast, pick_device, pick_precision
 from wardround.training.packing import CHUNK
-from wardround.training.pretraining import Precision, _autocast, _noise, _pick
+from wardround.training.steps import copy_weights, step_seed
 
 log = logging.getLogger("wardround")
 
@@ -162,7 +163,7 @@ class MultilabelConfig:
     warmup: int = 2_000
     patience: int | None = 6
     clip: float | None = 1.0
-    precision: Precision | Literal["auto"] = "auto"
+    precision: Precision = "auto"
     restarts: int = 3
     checkpoint_every: float = 600.0
     compile: bool = False
@@ -283,7 +284,7 @@ def predict_logits(
     *,
     out: Path | np.ndarray | None = None,
     device: str = "auto",
-    precision: Precision | Literal["auto"] = "auto",
+    precision: Precision = "auto",
     tokens: int = PREDICT_TOKENS,
     what: str = "Predicting",
 ) -> np.ndarray:
@@ -318,17 +319,17 @@ def _predict(
     documents: TokenDocuments,
     out: Path | np.ndarray | None,
     device: str,
-    precision: Precision | Literal["auto"],
+    precision: Precision,
     tokens: int,
     what: str,
 ) -> np.ndarray:
-    where = torch.device(_pick(device))
+    where = torch.device(pick_device(device))
     model.to(where).eval()
     lengths = documents.lengths
     order = np.argsort(-lengths, kind="stable")  # what needs most memory comes first
     pieces = list(passes(lengths[order], PREDICT_DOCUMENTS, tokens))
     found = out if isinstance(out, np.ndarray) else None
-    with torch.inference_mode(), _autocast(where, _precision(precision, where)):
+    with torch.inference_mode(), autocast(where, pick_precision(precision, where.type, cpu=False)):
         for piece in track(pieces, what) if what else pieces:
             rows = order[piece]
             given = documents.batch(rows, _padding(model))
@@ -423,9 +424,9 @@ class _Fit:
         self.config, self.seed, self.evaluate = config, seed, evaluate
         self.train, self.targets = train, targets.tocsr()
         self.tuning, self.tuning_targets = tuning, tuning_targets.tocsr()
-        self.where = torch.device(_pick(device))
+        self.where = torch.device(pick_device(device))
         self.device = device
-        self.precision = _precision(config.precision, self.where)
+        self.precision = pick_precision(config.precision, self.where.type, cpu=False)
         self.model = model.to(self.where)
         compiled = torch.compile(model, dynamic=True) if config.compile else model
         self.network: Callable[..., Tensor] = compiled
@@ -441,7 +442,7 @@ class _Fit:
             )
         self.steps = self.per_epoch * config.epochs
         self.progress, self.history = _Progress(), MultilabelHistory()
-        self.best = _weights(model)
+        self.best = copy_weights(model)
         self.good = self._state()
 
     def run(self, checkpoint: Path | None, what: str) -> MultilabelHistory:
@@ -500,10 +501,10 @@ class _Fit:
         total = torch.zeros((), device=self.where)
         pieces = passes(self.lengths[rows], config.micro_batch or len(rows), config.micro_tokens)
         for number, piece in enumerate(pieces):
-            torch.manual_seed(_noise(self._seed(), step, number))
+            torch.manual_seed(step_seed(self._seed(), step, number))
             tokens, mask = self.train.batch(rows[piece], _padding(self.model))
             wanted = torch.from_numpy(self.targets[rows[piece]].toarray().astype(np.float32))
-            with _autocast(self.where, self.precision):
+            with autocast(self.where, self.precision):
                 logits = self.network(tokens.to(self.where), mask.to(self.where))
             loss = functional.binary_cross_entropy_with_logits(
                 logits.float(), wanted.to(self.where)
@@ -562,7 +563,7 @@ class _Fit:
         history.learning_rate.append(self.config.rate(step - 1, self.steps) * progress.factor)
         history.documents_per_second.append(progress.documents / max(progress.seconds, 1e-9))
         if history.best < 0 or score > history.tuning_score[history.best]:
-            history.best, self.best = len(history.step) - 1, _weights(self.model)
+            history.best, self.best = len(history.step) - 1, copy_weights(self.model)
         progress.begin(progress.epoch + 1)
         self.good = self._state()
 
@@ -617,7 +618,7 @@ class _Fit:
 
     def _state(self) -> dict[str, Tensor]:
         """A copy of weights and optimiser, in the CPU's memory."""
-        tensors = {f"model/{name}": value for name, value in _weights(self.model).items()}
+        tensors = {f"model/{name}": value for name, value in copy_weights(self.model).items()}
         return tensors | {
             f"optimiser/{name}": value.detach().to("cpu", copy=True)
             for name, value in optimiser_tensors(self.optimiser).items()
@@ -662,19 +663,8 @@ def _matrix(targets: csr_matrix) -> list[int]:
     return [*targets.shape, *(zlib.crc32(part.tobytes()) for part in parts)]
 
 
-def _weights(model: nn.Module) -> dict[str, Tensor]:
-    """A copy of the weights, in the CPU's memory."""
-    return {name: value.detach().to("cpu", copy=True) for name, value in model.state_dict().items()}
-
-
 def _padding(model: nn.Module) -> int:
     return int(model.padding)  # type: ignore[arg-type]
-
-
-def _precision(precision: Precision | Literal["auto"], where: torch.device) -> Precision:
-    if precision != "auto":
-        return precision
-    return "bfloat16" if where.type == "cuda" else "float32"
 
 
 @contextmanager

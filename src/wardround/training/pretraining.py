@@ -7,7 +7,6 @@ import math
 import mmap
 import time
 import zlib
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from multiprocessing.reduction import ForkingPickler
@@ -30,7 +29,7 @@ from wardround.training.checkpoint import (
     restore_optimiser,
     write_checkpoint,
 )
-from wardround.training.devices import Precision, pick_device, pick_precision
+from wardround.training.devices import Precision, autocast, pick_device, pick_precision
 from wardround.training.packing import (
     CHUNK,
     IGNORED,
@@ -43,6 +42,7 @@ from wardround.training.packing import (
     scored_windows,
     window_span,
 )
+from wardround.training.steps import Since, copy_weights, step_seed
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
@@ -256,7 +256,7 @@ def losses(
     shift = np.cumsum(end - begin) - end
     for numbers in track(batches(windows, batch), what, total=-(-len(windows) // batch)):
         read = windows.batch(numbers).to(where)
-        with torch.inference_mode(), _autocast(where, precision):
+        with torch.inference_mode(), autocast(where, pick_precision(precision, device)):
             values = network(*read.parts, reduction="none")
         targets, document = windows.targets(numbers)
         labelled = (read.labels != IGNORED).flatten()
@@ -321,8 +321,8 @@ def _train(fabric: Fabric, model: Decoder, job: _Job) -> tuple[PretrainHistory, 
     network, optimiser = fabric.setup(network, optimiser)
     tuning = pack_windows(job.tuning, model.sizes.context)
     stream = Stream(job.train, model.sizes.context, config.windows, job.seed)
-    history, best, step, tokens = PretrainHistory(), _copy(model), 0, 0
-    since = _Since()
+    history, best, step, tokens = PretrainHistory(), copy_weights(model), 0, 0
+    since = Since()
 
     settings = _settings(job, model) if job.checkpoint is not None else {}
     if (found := read_checkpoint(job.checkpoint, settings)) is not None:
@@ -330,7 +330,7 @@ def _train(fabric: Fabric, model: Decoder, job: _Job) -> tuple[PretrainHistory, 
         model.load_state_dict(below("model/", tensors))
         best = below("best/", tensors)
         restore_optimiser(optimiser, below("optimiser/", tensors))
-        history, since = PretrainHistory(**progress["history"]), _Since(**progress["since"])
+        history, since = PretrainHistory(**progress["history"]), Since(**progress["since"])
         step, tokens = progress["step"], progress["tokens"]
         stream = Stream(
             job.train, model.sizes.context, config.windows, job.seed, **progress["stream"]
@@ -364,7 +364,7 @@ def _train(fabric: Fabric, model: Decoder, job: _Job) -> tuple[PretrainHistory, 
             total = torch.zeros((), device=fabric.device)
             network.train()
             for number in mine:
-                torch.manual_seed(_noise(job.seed, step, number))
+                torch.manual_seed(step_seed(job.seed, step, number))
                 read = pieces[number].batch().to(fabric.device)
                 with fabric.no_backward_sync(network, enabled=number != mine[-1]):  # type: ignore[arg-type]
                     loss = network(*read.parts)
@@ -394,26 +394,13 @@ def _train(fabric: Fabric, model: Decoder, job: _Job) -> tuple[PretrainHistory, 
                 history.tuning_loss.append(look)
                 history.learning_rate.append(config.rate(step - 1))
                 history.tokens_per_second.append(since.tokens / since.seconds)
-                since = _Since()
+                since = Since()
                 if history.best < 0 or look < history.tuning_loss[history.best]:
-                    history.best, best = len(history.step) - 1, _copy(model)
+                    history.best, best = len(history.step) - 1, copy_weights(model)
             if time.monotonic() - saved >= config.checkpoint_every:
                 save()
                 saved = time.monotonic()
     return history, best
-
-
-@dataclass
-class _Since:
-    """Sums since the last look at the tuning loss."""
-
-    loss: float = 0.0
-    tokens: int = 0
-    seconds: float = 0.0
-
-    def add(self, loss: float, tokens: int, seconds: float) -> None:
-        self.loss, self.tokens = self.loss + loss, self.tokens + tokens
-        self.seconds += seconds
 
 
 def _done(config: PretrainConfig, history: PretrainHistory, step: int, tokens: int) -> bool:
@@ -511,18 +498,3 @@ def _fingerprint(documents: Documents) -> list[int]:
         tokens = zlib.crc32(documents.tokens[at : at + CHUNK].tobytes(), tokens)
     bounds = np.concatenate(documents.bounds)
     return [tokens, zlib.crc32(bounds.tobytes()), documents.context_size]
-
-
-def _noise(seed: int, step: int, number: int) -> int:
-    """A seed of dropout for batch `number` of a step, whichever process reads it."""
-    return int(np.random.SeedSequence((seed, step, number)).generate_state(1, np.uint64)[0]) >> 1
-
-
-def _autocast(device: torch.device, precision: Precision) -> AbstractContextManager[Any]:
-    if pick_precision(precision, device.type) == "float32":
-        return nullcontext()
-    return torch.autocast(device.type, torch.bfloat16)
-
-
-def _copy(model: nn.Module) -> dict[str, Tensor]:
-    return {name: value.detach().clone() for name, value in model.state_dict().items()}
