@@ -87,7 +87,7 @@ class Recipe(Part):
 class Recipes(Part):
     """One recipe a model."""
 
-    bag_of_words: Recipe = Recipe(learning_rate=3e-2, weight_decay=0, batch=32)
+    bag_of_words: Recipe = Recipe(learning_rate=1e-1, weight_decay=0, batch=32)
     cnn: Recipe = Recipe(learning_rate=1e-3, weight_decay=1e-5, batch=8, dropout=0)
     bi_gru: Recipe = Recipe(learning_rate=1e-3, weight_decay=1e-4, batch=8, dropout=0)
     caml: Recipe = Recipe(learning_rate=5e-3, weight_decay=1e-3, batch=8, dropout=0.2)
