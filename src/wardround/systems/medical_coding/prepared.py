@@ -153,12 +153,21 @@ def _tokenise(
         return cohort.texts(store)
 
     def tokeniser() -> TextTokeniser:
-        shared = {"cleaning": cleaning_of(config), "max_words": config.text.max_words}
+        cleaning, words = cleaning_of(config), config.text.max_words
         if kind == WORDS:
-            return fit_words(texts(), train, min_documents=config.text.min_documents, **shared)
+            least = config.text.min_documents
+            return fit_words(
+                texts(), train, min_documents=least, cleaning=cleaning, max_words=words
+            )
         if config.encoder.path is not None:
-            return read_pretrained(config.encoder.path, **shared)
-        return train_bpe(texts(), train, vocabulary_size=config.text.subwords, **shared)
+            return read_pretrained(config.encoder.path, cleaning=cleaning, max_words=words)
+        return train_bpe(
+            texts(),
+            train,
+            vocabulary_size=config.text.subwords,
+            cleaning=cleaning,
+            max_words=words,
+        )
 
     def build(folder: Path) -> None:
         shards = cohort.documents["shard"].n_unique()

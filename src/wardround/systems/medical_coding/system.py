@@ -228,7 +228,7 @@ def _banded(
 ) -> list[Banded]:
     """The error analysis of the paper: rare codes, chapters, long notes, notes of many codes."""
     cohort = coding.cohort
-    models = [model for model in config.models if model != PRIOR]
+    models: list[str] = [model for model in config.models if model != PRIOR]
     held_out = cohort.rows("held_out")
     words = coding.corpus(kind_of(models[0])).documents["num_words"].gather(held_out).to_numpy()
     codes = np.asarray(truth["held_out"].sum(axis=1)).ravel()
@@ -247,12 +247,12 @@ def _banded(
         chapter = pl.Series("group", chapters(cohort.codes, version, kinds.to_list()))
         common = chapter.gather(found[models[0]].codes).value_counts()
         shown = common.filter(pl.col("count") >= FEW_CODES)["group"].to_list()
-        chapter = chapter.to_frame().select(pl.when(pl.col("group").is_in(shown)).then("group"))
+        chapter = pl.select(pl.when(chapter.is_in(shown)).then(chapter)).to_series()
         of_codes.append(
             (
                 "Codes by chapter",
                 "f1_micro",
-                chapter.to_series(),
+                chapter,
                 f"Chapters of fewer than {FEW_CODES} held-out codes are left out.",
             )
         )
