@@ -38,12 +38,12 @@ class Run:
         )
 
 
-def generate(dest: Path, patients: int, seed: int) -> Run:
+def generate(dest: Path, patients: int, seed: int, notes: bool) -> Run:
     """Generate and measure; called in a fresh process, whose memory is all the generator's."""
     began = time.perf_counter()
     from wardround.sources.hospital import generate_hospital
 
-    made = generate_hospital(dest, patients=patients, seed=seed)
+    made = generate_hospital(dest, patients=patients, seed=seed, notes=notes)
     seconds = time.perf_counter() - began
     size = sum(path.stat().st_size for path in dest.rglob("*") if path.is_file())
     return Run(patients, made.rows, seconds, peak_memory(), size)
@@ -71,6 +71,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--patients", type=int, nargs="+", default=[1_000, 10_000])
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--notes", action="store_true", help="write notes, too")
     parser.add_argument("--workdir", type=Path, help="where hospitals are written, and removed")
     options = parser.parse_args()
     print(f"{os.cpu_count()} cores", flush=True)
@@ -80,7 +81,8 @@ def main() -> None:
             tempfile.TemporaryDirectory(dir=options.workdir) as folder,
             multiprocessing.get_context("spawn").Pool(1) as pool,
         ):
-            run = pool.apply(generate, (Path(folder) / "hospital", patients, options.seed))
+            given = (Path(folder) / "hospital", patients, options.seed, options.notes)
+            run = pool.apply(generate, given)
         print(run, flush=True)
         if before is not None:
             print(compare(before, run), flush=True)

@@ -238,7 +238,7 @@ def hospitals(sizes: Sequence[int], workdir: Path) -> list[Run]:
     for patients in sorted(sizes):
         folder = workdir / f"hospital-{patients}"
         if not folder.exists():
-            generate_hospital(folder, patients=patients, seed=1)
+            generate_hospital(folder, patients=patients, seed=1, notes=False)
         run = ingest([folder], workdir / "store")
         print(f"hospital of {patients:,} patients: {run}", flush=True)
         runs.append(run)

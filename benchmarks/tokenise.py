@@ -123,7 +123,7 @@ def stores(options: argparse.Namespace, workdir: Path) -> Sequence[tuple[str, Pa
         store = workdir / f"hospital-{patients}-store"
         if not store.exists():
             with tempfile.TemporaryDirectory(dir=workdir) as scratch:
-                generate_hospital(Path(scratch) / "files", patients=patients, seed=1)
+                generate_hospital(Path(scratch) / "files", patients=patients, seed=1, notes=False)
                 ingest_mimic([Path(scratch) / "files"], store)
         found.append((f"hospital of {patients:,}", store))
     return found

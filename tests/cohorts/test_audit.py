@@ -189,6 +189,26 @@ def test_truncation_on_a_hospital(hospital: Any) -> None:
     assert leaks == ["hadm_id", "ed_los"]
 
 
+def test_truncation_cuts_notes_too(hospital: Any) -> None:
+    index = load_task("ed-return-72h").extract(hospital.store).frame.drop("boolean_value")
+
+    def known_words(store: PatientStore, index: pl.DataFrame) -> pl.DataFrame:
+        return _words(index, store.notes_known_at(index, columns=["text"]).collect())
+
+    def all_words(store: PatientStore, index: pl.DataFrame) -> pl.DataFrame:
+        rows = store.notes().collect().join(index, on="subject_id")
+        return _words(index, rows)
+
+    assert truncation_test(known_words, hospital.store, index, sample=60).differing == []
+    assert truncation_test(all_words, hospital.store, index, sample=60).differing == ["words"]
+
+
+def _words(index: pl.DataFrame, notes: pl.DataFrame) -> pl.DataFrame:
+    keys = ["subject_id", "prediction_time"]
+    words = notes.group_by(keys).agg(words=pl.col("text").str.count_matches(r"\S+").sum())
+    return index.join(words, on=keys, how="left", maintain_order="left")
+
+
 def test_the_triage_table_passes_on_a_hospital(hospital: Any) -> None:
     from wardround.views.table import triage_table
 

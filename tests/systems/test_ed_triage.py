@@ -80,7 +80,10 @@ def only_folder(runs: Path) -> Path:
 @pytest.fixture(scope="session")
 def trial(once: Callable[[str, Callable[[Path], object]], Path]) -> Trial:
     """12,000 patients, 18,500 visits: enough that models can be told apart."""
-    files = once("triage-hospital", lambda path: generate_hospital(path, patients=12_000, seed=11))
+    files = once(
+        "triage-hospital",
+        lambda path: generate_hospital(path, patients=12_000, seed=11, notes=False),
+    )
     store = once("triage-store", lambda path: ingest_mimic([files], path))
     config = EdTriageConfig.build("tiny", [f"models=[{', '.join(MODELS)}]", "bootstrap=100"])
     runs = once("triage-runs", lambda path: run_system(SYSTEM, open_store(store), config, path))

@@ -288,6 +288,7 @@ def _truncated(store: PatientStore, index: pl.DataFrame, folder: Path) -> Patien
     """A store of the index's subjects whose records end at their prediction times."""
     cuts = index.select("subject_id", "prediction_time")
     t = pl.col("prediction_time")
+    notes: dict[str, int] = {}
 
     def one(shard: str) -> None:
         rows = (
@@ -302,10 +303,16 @@ def _truncated(store: PatientStore, index: pl.DataFrame, folder: Path) -> Patien
         target = folder / "data" / f"{shard}.parquet"
         target.parent.mkdir(parents=True, exist_ok=True)
         rows.write_parquet(target)
+        known = store.notes_known_at(cuts, shards=[shard]).drop("prediction_time").collect()
+        if len(known):
+            target = folder / "notes" / f"{shard}.parquet"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            known.write_parquet(target)
+            notes[shard] = len(known)
 
     for shard in store.shards:
         one(shard)
     shutil.copytree(store.path / "metadata", folder / "metadata")
     columns = store.stays().collect_schema().names()
     store.stays_known_at(cuts).select(columns).collect().write_parquet(folder / "stays.parquet")
-    return PatientStore(folder, store.provenance)
+    return PatientStore(folder, {**store.provenance, "notes": notes})
