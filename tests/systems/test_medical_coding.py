@@ -196,6 +196,16 @@ def test_a_store_without_notes_is_told(tmp_path: Path, make_store: Callable) -> 
         run_system(system, make_store(events), config, tmp_path / "runs")
 
 
+def test_a_floor_alone_is_measured_and_gives_no_codes(
+    planted: PlantedNotes, tmp_path: Path
+) -> None:
+    settings = ["models=[frequency_prior]", "control=false", "bootstrap=20"]
+    done = run_system(system, planted.store, system.Config.build("tiny", settings), tmp_path)
+    assert [m.name for m in load_results(done.path).tasks[0].models] == ["frequency_prior"]
+    with pytest.raises(WardroundError, match="no model that reads notes"):
+        system.suggest_codes(done.path, "a note")
+
+
 def test_evidence_joins_neighbours_and_ranks_pieces() -> None:
     spans = np.array([[-1, -1], [0, 4], [5, 9], [20, 25], [40, 44], [50, 52]])
     weights = np.array([0.5, 0.1, 0.15, 0.2, 0.01, 0.05])

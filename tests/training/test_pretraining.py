@@ -250,6 +250,13 @@ def test_bfloat16_is_near_float32() -> None:
     )
 
 
+def test_losses_pick_their_own_arithmetic() -> None:
+    model = decoder()
+    exact = losses(model, TUNING)
+    picked = losses(model, TUNING, precision="auto")
+    assert picked == pytest.approx(exact, abs=0.05, nan_ok=True)
+
+
 class KilledError(Exception):
     pass
 

@@ -13,11 +13,11 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from wardround.errors import WardroundError
-from wardround.models.label_attention import CrossAttention, LAATAttention
+from wardround.models.label_attention import CrossAttention, LAATAttention, ReadsByLabel
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -48,9 +48,7 @@ class ChunkedConfig:
                 raise WardroundError(f"coding model: {name} must be 1 or more, got {value}")
 
 
-class _ChunkedModel(nn.Module):
-    attention: LAATAttention | CrossAttention
-
+class _ChunkedModel(ReadsByLabel):
     def __init__(self, encoder: PreTrainedModel, sizes: ChunkedConfig) -> None:
         super().__init__()
         about = encoder.config
@@ -118,25 +116,13 @@ class _ChunkedModel(nn.Module):
         whole = found.new_zeros(len(chunks), size, width).index_copy(0, held, found)
         return whole.view(batch, tokens.shape[1], width), mask
 
-    def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        """Logits (batch, labels) of tokens (batch, time) under a mask (batch, time)."""
-        return self.attention(*self.features(tokens, mask))
-
     @torch.no_grad()
     def explain(self, tokens: Tensor, mask: Tensor, codes: Sequence[int] | Tensor) -> Tensor:
-        """What some codes attend to.
+        """See `ReadsByLabel.explain`; positions are the tokens.
 
-        Args:
-            tokens, mask: (batch, time).
-            codes: numbers of the codes.
-
-        Returns:
-            (batch, codes, time) float32; rows sum to 1, but for what `paper_compat` spends on
-            filling beyond the given time.
+        Under `paper_compat` rows sum to less where filling beyond the given time is read.
         """
-        which = torch.as_tensor(codes, device=tokens.device)
-        shares = self.attention.weights(*self.features(tokens, mask), which)
-        return shares[..., : tokens.shape[1]]
+        return super().explain(tokens, mask, codes)[..., : tokens.shape[1]]
 
 
 class PLMICD(_ChunkedModel):

@@ -25,7 +25,7 @@ from torch.nn import functional
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from wardround.errors import WardroundError
-from wardround.models.label_attention import CAMLAttention, LAATAttention
+from wardround.models.label_attention import CAMLAttention, LAATAttention, ReadsByLabel
 
 
 @dataclass(frozen=True)
@@ -203,32 +203,8 @@ class BiGRU(_WordModel):
         return self.output(torch.cat([last[0], last[1]], dim=1))
 
 
-class _Attentive(_WordModel):
-    """Features of tokens under label attention."""
-
-    attention: CAMLAttention | LAATAttention
-
-    def features(self, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor | None]:
-        """(batch, positions, width) and which positions may be read; None for all."""
-        raise NotImplementedError
-
-    def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        """Logits (batch, labels) of tokens (batch, time) under a mask (batch, time)."""
-        return self.attention(*self.features(tokens, mask))
-
-    @torch.no_grad()
-    def explain(self, tokens: Tensor, mask: Tensor, codes: Sequence[int] | Tensor) -> Tensor:
-        """What some codes attend to.
-
-        Args:
-            tokens, mask: (batch, time).
-            codes: numbers of the codes.
-
-        Returns:
-            (batch, codes, time) float32; rows sum to 1.
-        """
-        which = torch.as_tensor(codes, device=tokens.device)
-        return self.attention.weights(*self.features(tokens, mask), which)
+class _Attentive(ReadsByLabel, _WordModel):
+    """Features of words under label attention."""
 
 
 class CAML(_Attentive):
@@ -251,7 +227,7 @@ class CAML(_Attentive):
         self.attention = CAMLAttention(sizes.channels, sizes.labels)
 
     def features(self, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor | None]:
-        """(batch, time + 1, channels) for an even kernel; see `_Attentive`."""
+        """(batch, time + 1, channels) for an even kernel; see `ReadsByLabel`."""
         found = torch.tanh(self.convolve(self._embedded(tokens, mask).transpose(1, 2)))
         if self.sizes.paper_compat:
             return found.mT, None
@@ -259,7 +235,7 @@ class CAML(_Attentive):
 
     @torch.no_grad()
     def explain(self, tokens: Tensor, mask: Tensor, codes: Sequence[int] | Tensor) -> Tensor:
-        """See `_Attentive.explain`; a position between two tokens counts half for each."""
+        """See `ReadsByLabel.explain`; a position between two tokens counts half for each."""
         shares = super().explain(tokens, mask, codes)
         if not self.even:
             return shares
@@ -293,7 +269,7 @@ class MultiResCNN(_Attentive):
         self.attention = CAMLAttention(len(sizes.kernels) * sizes.channels, sizes.labels)
 
     def features(self, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor | None]:
-        """(batch, time, branches * channels); see `_Attentive`."""
+        """(batch, time, branches * channels); see `ReadsByLabel`."""
         embedded = self._embedded(tokens, mask).transpose(1, 2)
         if self.sizes.paper_compat:
             found = torch.cat([branch(embedded, None) for branch in self.branches], dim=1)
@@ -365,7 +341,7 @@ class LAAT(_Attentive):
         self.attention = LAATAttention(2 * sizes.hidden, sizes.projection, sizes.labels)
 
     def features(self, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor | None]:
-        """(batch, time, 2 * hidden), zeros past a note's end; see `_Attentive`."""
+        """(batch, time, 2 * hidden), zeros past a note's end; see `ReadsByLabel`."""
         packed, _ = self.read(_packed(self._embedded(tokens, mask), mask))
         found, _ = pad_packed_sequence(packed, batch_first=True, total_length=tokens.shape[1])
         return found, None if self.sizes.paper_compat else mask

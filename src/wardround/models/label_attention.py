@@ -113,6 +113,34 @@ class CrossAttention(nn.Module):
         return attention(self.key(features), self.query[codes], mask)
 
 
+class ReadsByLabel(nn.Module):
+    """A network whose labels attend to the features of tokens; `features` is its own."""
+
+    attention: CAMLAttention | LAATAttention | CrossAttention
+
+    def features(self, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor | None]:
+        """(batch, positions, width) and which positions may be read; None for all."""
+        raise NotImplementedError
+
+    def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        """Logits (batch, labels) of tokens (batch, time) under a mask (batch, time)."""
+        return self.attention(*self.features(tokens, mask))
+
+    @torch.no_grad()
+    def explain(self, tokens: Tensor, mask: Tensor, codes: Sequence[int] | Tensor) -> Tensor:
+        """What some codes attend to.
+
+        Args:
+            tokens, mask: (batch, time).
+            codes: numbers of the codes.
+
+        Returns:
+            (batch, codes, positions) float32; rows sum to 1.
+        """
+        which = torch.as_tensor(codes, device=tokens.device)
+        return self.attention.weights(*self.features(tokens, mask), which)
+
+
 def attention(keys: Tensor, queries: Tensor, mask: Tensor | None) -> Tensor:
     """softmax_T(queries keys^T), float32.
 

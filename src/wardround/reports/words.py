@@ -22,7 +22,7 @@ METRICS = {
     "f1_macro_mullenbach": "Macro F1 (as formerly computed)",
     "auc_micro": "Micro AUC",
     "auc_macro": "Macro AUC",
-    "exact_match": "Exact match",
+    "exact_match_ratio": "Exact match",
     "map": "MAP",
     "r_precision": "R-precision",
     "precision_at_5": "P@5",

@@ -256,7 +256,7 @@ def losses(
     shift = np.cumsum(end - begin) - end
     for numbers in track(batches(windows, batch), what, total=-(-len(windows) // batch)):
         read = windows.batch(numbers).to(where)
-        with torch.inference_mode(), autocast(where, pick_precision(precision, device)):
+        with torch.inference_mode(), autocast(where, pick_precision(precision, where.type)):
             values = network(*read.parts, reduction="none")
         targets, document = windows.targets(numbers)
         labelled = (read.labels != IGNORED).flatten()

@@ -16,6 +16,8 @@ Floor = Literal["frequency_prior", "bag_of_words"]
 Model = Literal[Floor, WordModel, SubwordModel]
 WORD_MODELS: tuple[WordModel, ...] = get_args(WordModel)
 SUBWORD_MODELS: tuple[SubwordModel, ...] = get_args(SubwordModel)
+#: Models whose label attention tells which words carried a code.
+EXPLAINING: tuple[Model, ...] = ("caml", "multi_res_cnn", "laat", *SUBWORD_MODELS)
 
 
 class Part(BaseModel):

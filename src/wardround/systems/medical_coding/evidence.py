@@ -15,7 +15,7 @@ from wardround.errors import WardroundError
 from wardround.evaluation import Excerpt, MultilabelEvaluation, Span
 from wardround.store import PatientStore
 from wardround.system import Suggestion
-from wardround.systems.medical_coding.config import MedicalCodingConfig
+from wardround.systems.medical_coding.config import EXPLAINING, MedicalCodingConfig
 from wardround.systems.medical_coding.fitting import (
     CONTROL,
     PRIOR,
@@ -93,6 +93,8 @@ def suggest(
         raise WardroundError(f"{run} has no code system {name!r}; it has {', '.join(ordered)}")
     tuned = json.loads((run / "evaluation" / name / "thresholds.json").read_text())
     learnt = [m for m in tuned["threshold"] if m not in (PRIOR, CONTROL)]
+    if not learnt:
+        raise WardroundError(f"{run} has no model that reads notes; run one, such as caml")
     chosen = model or max(learnt, key=tuned["tuning_f1_micro"].__getitem__)
     if chosen not in learnt:
         raise WardroundError(f"{run} has no model {chosen!r}; it has {', '.join(learnt)}")
@@ -145,11 +147,7 @@ def excerpts(
 
     Shown are codes that were given rightly, one excerpt a code: the text around its heaviest words.
     """
-    able = []
-    for model in config.models:
-        folder = fitted.folders.get((coding.name, model))
-        if folder is not None and hasattr(load_model(folder), "explain"):
-            able.append(model)
+    able = [model for model in config.models if model in EXPLAINING]
     if not able:
         return []
     model = max(able, key=ranks.__getitem__)

@@ -229,6 +229,8 @@ def _banded(
     """The error analysis of the paper: rare codes, chapters, long notes, notes of many codes."""
     cohort = coding.cohort
     models: list[str] = [model for model in config.models if model != PRIOR]
+    if not models:
+        return []
     held_out = cohort.rows("held_out")
     words = coding.corpus(kind_of(models[0])).documents["num_words"].gather(held_out).to_numpy()
     codes = np.asarray(truth["held_out"].sum(axis=1)).ravel()
@@ -373,8 +375,9 @@ def _write_thresholds(
 def _losses(coding: Coding, fitted: Fitted) -> list[LossCurve]:
     """The encoder's alone: what the networks lose on codes is no loss a token."""
     folders = {folder.parent for (name, _), folder in fitted.folders.items() if name == coding.name}
-    history = next(iter(folders)) / "encoder" / "history.json"
-    if not history.is_file():
+    histories = [folder / "encoder" / "history.json" for folder in folders]
+    history = next((file for file in histories if file.is_file()), None)
+    if history is None:
         return []
     found = json.loads(history.read_text())
     kept = {key: found[key] for key in ("tokens", "loss", "tuning_loss", "best")}
