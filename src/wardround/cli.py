@@ -276,6 +276,8 @@ def code(
         raise WardroundError(f"{results.system} gives no codes; medical-coding does")
     try:
         text = note.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise WardroundError(f"{note}: no such file; check the path") from error
     except UnicodeDecodeError as error:
         raise WardroundError(f"{note}: not UTF-8 text (byte {error.start}); convert it") from error
     found = chosen.suggest_codes(model, text, task=system, model=network)

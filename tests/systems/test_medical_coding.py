@@ -147,6 +147,19 @@ def test_the_command_prints_codes_and_writes_their_places(
 
 
 @pytest.mark.parametrize(
+    ("content", "said"), [(None, "no such file; check the path"), (b"\xff\xfe", "not UTF-8 text")]
+)
+def test_a_note_that_cannot_be_read_is_told(
+    run: Path, tmp_path: Path, content: bytes | None, said: str
+) -> None:
+    note = tmp_path / "note.txt"
+    if content is not None:
+        note.write_bytes(content)
+    done = CliRunner().invoke(app, ["code", str(note), "--model", str(run)])
+    assert isinstance(done.exception, WardroundError) and said in str(done.exception)
+
+
+@pytest.mark.parametrize(
     ("text", "options", "said"),
     [
         (" \n", {}, "the note is empty"),
