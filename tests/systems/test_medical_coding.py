@@ -228,6 +228,13 @@ def test_evidence_joins_neighbours_and_ranks_pieces() -> None:
     assert evidence_spans(np.zeros(6), spans) == []
 
 
+def test_even_attention_shows_no_more_than_a_few_words() -> None:
+    starts = 5 * np.arange(200)
+    found = evidence_spans(np.full(200, 1 / 200), np.column_stack([starts, starts + 4]))
+    assert len(found) == 3
+    assert all(span.stop - span.start < 60 for span in found)
+
+
 def test_every_published_model_is_set_up_as_the_paper_says() -> None:
     config = system.Config.build("paper", [])
     recipes = {

@@ -29,6 +29,8 @@ from wardround.views.text import Corpus
 
 #: Tokens nearer than so many characters are shown as one piece.
 GAP = 3
+#: A piece has at most so many tokens: attention that lies everywhere names no words.
+LONGEST = 12
 #: Pieces of a note shown for a code, at most.
 PIECES = 3
 #: A token counts that has at least this share of what the first one has.
@@ -53,16 +55,16 @@ def evidence_spans(weights: np.ndarray, spans: np.ndarray) -> list[Span]:
     if not len(real) or not weights[real].max() > 0:
         return []
     chosen = real[weights[real] >= SHARE * weights[real].max()]
-    pieces: list[tuple[int, int, float]] = []
+    pieces: list[tuple[int, int, float, int]] = []
     for token in chosen.tolist():
         start, stop, weight = int(spans[token, 0]), int(spans[token, 1]), float(weights[token])
-        if pieces and start - pieces[-1][1] <= GAP:
-            first, end, before = pieces.pop()
-            pieces.append((first, max(end, stop), before + weight))
+        if pieces and start - pieces[-1][1] <= GAP and pieces[-1][3] < LONGEST:
+            first, end, before, count = pieces.pop()
+            pieces.append((first, max(end, stop), before + weight, count + 1))
         else:
-            pieces.append((start, stop, weight))
+            pieces.append((start, stop, weight, 1))
     pieces.sort(key=lambda piece: -piece[2])
-    return [Span(start=a, stop=b, weight=min(w, 1.0)) for a, b, w in pieces[:PIECES]]
+    return [Span(start=a, stop=b, weight=min(w, 1.0)) for a, b, w, _ in pieces[:PIECES]]
 
 
 def suggest(
